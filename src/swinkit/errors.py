@@ -1,0 +1,59 @@
+"""What swinkit raises when something a person gave it cannot work.
+
+    SwinkitError
+    ├── ConfigError        (ValueError)   an architecture or a recipe that cannot be built
+    ├── InputError         (ValueError)   images or tensors of the wrong shape, or not readable
+    ├── UnknownNameError   (ValueError)   a model, recipe or file that does not exist; names the close ones
+    ├── DataError          (ValueError)   a folder or a file of images that cannot be trained or evaluated on
+    ├── CheckpointError    (ValueError)   weights that are missing, broken, unsafe or of another model
+    ├── TrainingError      (RuntimeError) a run that cannot go on, such as a loss that is not finite
+    └── MissingExtraError  (ImportError)  an optional package is not installed; holds the command that installs it
+
+Every message says what came, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SwinkitError(Exception):
+    """Root of everything swinkit raises on purpose."""
+
+
+class ConfigError(SwinkitError, ValueError):
+    """An architecture or a recipe that cannot be built."""
+
+
+class InputError(SwinkitError, ValueError):
+    """Images or tensors of the wrong shape, or not readable."""
+
+
+class UnknownNameError(SwinkitError, ValueError):
+    """A name that does not exist. The message lists the closest names that do."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+        offer = f"Did you mean {', '.join(close)}?" if close else f"Known: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}."
+        super().__init__(f"There is no {kind} {name!r}. {offer} {hint}".strip())
+
+
+class DataError(SwinkitError, ValueError):
+    """A folder or a file of images that cannot be trained or evaluated on."""
+
+
+class CheckpointError(SwinkitError, ValueError):
+    """Weights that are missing, broken, unsafe or of another model."""
+
+
+class TrainingError(SwinkitError, RuntimeError):
+    """A run that cannot go on, such as a loss that is not finite."""
+
+
+class MissingExtraError(SwinkitError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"This needs the package {package!r}, which is not installed. Install it with: pip install 'swinkit[{extra}]'")
