@@ -148,7 +148,7 @@ def test_table_lines_up_and_leads_with_the_summary() -> None:
         "class    images  accuracy  precision      F1",
         "cat           2   100.0 %     66.7 %  80.0 %",
         "狗            2    50.0 %    100.0 %  66.7 %",
-        "ow\\x1bl        0         -          -       -",
+        "ow\\x1bl       0         -          -       -",
     ]
 
 
