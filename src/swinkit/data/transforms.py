@@ -1,0 +1,233 @@
+"""From a PIL image to a normalised tensor, for evaluation and for training; every step is torchvision's.
+
+Letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from swinkit.errors import ConfigError
+
+Transform: TypeAlias = Callable[[Image.Image], Tensor]
+
+INTERPOLATIONS = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a model wants to be shown; goes with its weights."""
+
+    size: tuple[int, int]
+    """(height, width) in pixels; an int is taken as a square."""
+    mean: tuple[float, ...]
+    """Subtracted per channel, on a scale where pixels lie in [0, 1]."""
+    std: tuple[float, ...]
+    """Divided by per channel, after the mean is gone."""
+    interpolation: str = "bicubic"
+    """"bicubic" or "bilinear", always antialiased."""
+    crop_pct: float = 1.0
+    """The part of the resized shorter side that the centre crop keeps, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        object.__setattr__(self, "size", _numbers("size", size, int))
+        object.__setattr__(self, "mean", _numbers("mean", self.mean, float))
+        object.__setattr__(self, "std", _numbers("std", self.std, float))
+        _require(len(self.size) == 2 and min(self.size) > 0, "size", self.size, "a height and a width above 0")
+        _require(len(self.mean) in (1, 3), "mean", self.mean, "one value for grey or three for RGB")
+        _require(len(self.std) == len(self.mean) and min(self.std) > 0, "std", self.std, "a value above 0 for each one of mean")
+        _require(self.interpolation in INTERPOLATIONS, "interpolation", self.interpolation, " or ".join(INTERPOLATIONS))
+        _require(_is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "a number above 0 and up to 1")
+
+    @property
+    def mode(self) -> str:
+        """The PIL mode in which images are read: "L" for one channel, else "RGB"."""
+        return "L" if len(self.mean) == 1 else "RGB"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON knows them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of to_dict. Raises ConfigError for a field that is unknown, missing or wrong."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"Preprocess has no field {unknown[0]!r}; it has {', '.join(sorted(known))}. Remove it.")
+        if missing := [name for name in ("size", "mean", "std") if name not in values]:
+            raise ConfigError(f"Preprocess needs {missing[0]!r}, which is missing. Add it.")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to an image by chance; the fields stand in the order in which they act, but for hflip."""
+
+    scale: tuple[float, float] | None = None
+    """Smallest and largest part of the area that a random resized crop keeps; None resizes the shorter side to the size instead."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Narrowest and widest shape (width / height) of the random resized crop."""
+    randaugment_ops: int = 0
+    """How many operations RandAugment applies to each image; 0 is off."""
+    randaugment_magnitude: int = 9
+    """How strongly RandAugment acts, 0 to 30."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and, in colour, saturation vary by a factor within 1 ± this; 0 is off."""
+    hflip: float = 0.5
+    """Probability of a mirror image."""
+    crop_padding: int = 0
+    """Black pixels laid around the image before the size is cropped out of it at random, without scale; 0 only crops what sticks out."""
+    erasing: float = 0.0
+    """Probability that a random rectangle becomes grey (0 after normalisation)."""
+
+    def __post_init__(self) -> None:
+        if self.scale is not None:
+            _check_range("scale", self, largest=1.0)
+            _require(self.crop_padding == 0, "crop_padding", self.crop_padding, "0 together with scale, which crops already")
+        _check_range("ratio", self, largest=math.inf)
+        for name in ("hflip", "erasing"):
+            _require(_is_number(value := getattr(self, name)) and 0 <= value <= 1, name, value, "a probability between 0 and 1")
+        for name in ("randaugment_ops", "crop_padding"):
+            _require(_is_int(value := getattr(self, name)) and value >= 0, name, value, "a whole number from 0")
+        _require(
+            _is_int(self.randaugment_magnitude) and 0 <= self.randaugment_magnitude <= 30,
+            *("randaugment_magnitude", self.randaugment_magnitude, "a whole number from 0 to 30"),
+        )
+        _require(_is_number(self.color_jitter) and self.color_jitter >= 0, "color_jitter", self.color_jitter, "a number from 0")
+
+
+def _check_range(name: str, augment: Augment, largest: float) -> None:
+    values = _numbers(name, getattr(augment, name), float)
+    object.__setattr__(augment, name, values)
+    _require(len(values) == 2 and 0 < values[0] <= values[1] <= largest, name, values, f"two rising numbers above 0, at most {largest}")
+
+
+def _numbers(name: str, values: Any, kind: type) -> tuple[Any, ...]:
+    fits = _is_int if kind is int else _is_number
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    _require(is_list and len(values) > 0 and all(map(fits, values)), name, values, f"a list of {kind.__name__}")
+    return tuple(kind(value) for value in values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(condition: bool, name: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} is {value!r}; expected {expected}.")
+
+
+def eval_transform(p: Preprocess) -> Transform:
+    """PIL image in mode p.mode -> float32 (C, H, W): shorter side resized to size / crop_pct, centre crop, normalised."""
+    wanted = tuple(math.floor(side / p.crop_pct) for side in p.size)
+    return _Chain(
+        partial(_resize_shorter, size=wanted, interpolation=INTERPOLATIONS[p.interpolation]),
+        partial(_center_crop, size=p.size),
+        F.pil_to_tensor,
+        _normalization(p),
+    )
+
+
+def train_transform(p: Preprocess, a: Augment) -> Transform:
+    """PIL image in mode p.mode -> float32 (C, H, W), augmented and normalised. All chance comes from torch's default generator."""
+    # What resamples or works on colours is faster on PIL images; flip and crop of small images are faster on tensors.
+    on_pil = [*_framing(p, a), *_colours(p, a)]
+    on_tensor = [
+        *([v2.RandomHorizontalFlip(a.hflip)] if a.hflip else []),
+        *([v2.RandomCrop(p.size, padding=a.crop_padding or None)] if a.scale is None else []),
+    ]
+    erasing = [v2.RandomErasing(a.erasing, inplace=True)] if a.erasing else []
+    return _Chain(*on_pil, F.pil_to_tensor, *on_tensor, _normalization(p), *erasing)
+
+
+def _framing(p: Preprocess, a: Augment) -> list[Callable[[Any], Any]]:
+    interpolation = INTERPOLATIONS[p.interpolation]
+    if a.scale is None:
+        return [partial(_resize_shorter, size=p.size, interpolation=interpolation)]
+    return [v2.RandomResizedCrop(p.size, a.scale, a.ratio, interpolation)]
+
+
+def _colours(p: Preprocess, a: Augment) -> list[Callable[[Any], Any]]:
+    steps: list[Callable[[Any], Any]] = []
+    if a.randaugment_ops:
+        steps.append(v2.RandAugment(a.randaugment_ops, a.randaugment_magnitude, interpolation=INTERPOLATIONS[p.interpolation]))
+    if a.color_jitter:
+        steps.append(v2.ColorJitter(a.color_jitter, a.color_jitter, a.color_jitter if p.mode == "RGB" else 0))
+    return steps
+
+
+class _Chain:
+    """Steps one after another. v2.Compose would do the same at 20 us more an image."""
+
+    def __init__(self, *steps: Callable[[Any], Any]) -> None:
+        self.steps = steps
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        value: Any = image
+        for step in self.steps:
+            value = step(value)
+        assert isinstance(value, Tensor)
+        return value
+
+
+def _resize_shorter(image: Image.Image, size: tuple[int, int], interpolation: v2.InterpolationMode) -> Image.Image:
+    """Smallest enlargement or reduction that covers size (h, w) without changing the shape; timm's arithmetic, to the pixel."""
+    H, W = image.height, image.width
+    if size[0] == size[1]:
+        short = size[0]
+        height, width = (short, int(short * W / H)) if H <= W else (int(short * H / W), short)
+    else:
+        stretch = max(size[0] / H, size[1] / W)
+        height, width = round(H * stretch), round(W * stretch)
+    return image if (height, width) == (H, W) else F.resize(image, [height, width], interpolation)
+
+
+def _center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if (image.height, image.width) == size else F.center_crop(image, list(size))
+
+
+def _normalization(p: Preprocess) -> Callable[[Tensor], Tensor]:
+    return partial(_normalize, mean=list(p.mean), std=list(p.std))
+
+
+def _normalize(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), mean, std, inplace=True)
+
+
+def batch_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A function (images (B, C, H, W), labels (B,) int64) -> (mixed images, soft targets (B, num_classes) float32).
+
+    mixup, cutmix: the alpha of each one's Beta distribution, 0 is off. With both on, each batch gets one of the two, at even odds;
+    with neither, images stay and targets are one-hot. Chance comes from torch's default generator.
+    """
+    for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+        _require(_is_number(alpha) and alpha >= 0, name, alpha, "a number from 0")
+    mixers: list[Callable[..., Any]] = [
+        *([v2.MixUp(alpha=float(mixup), num_classes=num_classes)] if mixup else []),
+        *([v2.CutMix(alpha=float(cutmix), num_classes=num_classes)] if cutmix else []),
+    ]
+    return partial(_mix, mixer=v2.RandomChoice(mixers) if mixers else None, num_classes=num_classes)
+
+
+def _mix(images: Tensor, labels: Tensor, mixer: Callable[..., Any] | None, num_classes: int) -> tuple[Tensor, Tensor]:
+    if mixer is None:
+        return images, one_hot(labels, num_classes).float()
+    mixed, targets = mixer(images, labels)
+    return mixed, targets
