@@ -63,6 +63,11 @@ def test_a_class_with_samples_that_is_never_guessed() -> None:
     assert (dog.accuracy, dog.precision, dog.f1) == (0.0, None, 0.0)
 
 
+def test_a_class_without_samples_that_is_guessed() -> None:
+    cat = scores_of([[0.9, 0.1, 0.0]], [1]).per_class[0]
+    assert (cat.count, cat.accuracy, cat.precision, cat.f1) == (0, None, 0.0, None)
+
+
 def test_calibration_error_by_hand() -> None:
     # Confidences 0.9, 0.6, 0.7, 0.75 fall in four different bins of width 1/15 and are right, right, wrong, right.
     assert scores_of(HAND, HAND_LABELS).ece == pytest.approx((0.1 + 0.4 + 0.7 + 0.25) / 4, abs=1e-6)
