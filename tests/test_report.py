@@ -110,9 +110,14 @@ CASES: dict[str, Report] = {
 }
 
 
+@cache
+def html_of(case: str) -> str:
+    return render(CASES[case])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_page_is_well_formed_and_loads_nothing(case: str) -> None:
-    html = render(CASES[case])
+    html = html_of(case)
     page = Page(html)
     assert html.startswith("<!doctype html>")
     assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
@@ -124,7 +129,7 @@ def test_page_is_well_formed_and_loads_nothing(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["ten", "two"])
 def test_ids_are_unique_and_references_lead_somewhere(case: str) -> None:
-    html = render(CASES[case])
+    html = html_of(case)
     page = Page(html)
     ids = Counter(page.all("id"))
     assert max(ids.values()) == 1
@@ -138,26 +143,26 @@ def test_ids_are_unique_and_references_lead_somewhere(case: str) -> None:
 
 
 def test_every_picture_has_words() -> None:
-    page = Page(render(CASES["ten"]))
+    page = Page(html_of("ten"))
     assert len(page.all("alt")) == page.tags["img"] == 24
     assert set(page.all("alt")) == {"Shirt, taken for Coat"}
     assert "model says Coat, 97\xa0%" in page.text
 
 
 def test_hostile_names_are_shown_as_text() -> None:
-    page = Page(render(CASES["hostile"]))
+    page = Page(html_of("hostile"))
     assert page.tags["img"] == 0
     assert all(name in page.text for name in HOSTILE)
 
 
 def test_headlines() -> None:
     scores = CASES["ten"].scores
-    text = Page(render(CASES["ten"])).text
+    text = Page(html_of("ten")).text
     assert f"test accuracy{100 * scores.top1:.1f}\xa0%± {100 * scores.top1_standard_error:.1f} standard error" in text
     assert f"calibration error{100 * scores.ece:.1f}\xa0%" in text
     assert "top-5 accuracy" in text
     assert "parameters1.2 M" in text
-    assert "top-5 accuracy" not in Page(render(CASES["two"])).text
+    assert "top-5 accuracy" not in Page(html_of("two")).text
 
 
 def test_a_softmax_is_never_called_certain() -> None:
@@ -168,7 +173,7 @@ def test_a_softmax_is_never_called_certain() -> None:
 
 def test_small_images_keep_every_pixel_and_photographs_are_shrunk() -> None:
     def decoded(case: str) -> Image.Image:
-        source = Page(render(CASES[case])).all("src")[0]
+        source = Page(html_of(case)).all("src")[0]
         return Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
 
     small, large = decoded("ten"), decoded("two")
@@ -207,7 +212,7 @@ def test_a_loss_that_is_not_finite_is_said_out_loud() -> None:
     assert not_finite(records) is None
     records[3]["loss"] = math.inf
     assert "training loss was not finite at step 3" in Page(render(report_of(history=records))).text
-    assert "not finite" not in Page(render(CASES["ten"])).text
+    assert "not finite" not in Page(html_of("ten")).text
 
 
 def test_matrix_confusions_and_ranking() -> None:
