@@ -12,7 +12,8 @@ from swinkit.data.images import images_below, is_image_file
 from swinkit.data.sets import FileImages
 from swinkit.errors import DataError
 
-SPLIT_FOLDERS = {"train": ("train", "training"), "val": ("val", "validation", "valid"), "test": ("test",)}
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
+SPLIT_NAMES = frozenset(name for names in SPLIT_FOLDERS.values() for name in names)
 LAYOUT = "Expected train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg."
 
 
@@ -65,12 +66,7 @@ def _class_folders(root: Path) -> list[Path]:
     loose = next((path for path in sorted(root.iterdir()) if is_image_file(path)), None)
     if loose and folders:
         raise DataError(f"{loose} lies beside the class folders of {root} and so has no class. Move it into one of them.")
-    if (
-        loose
-        or {folder.name for folder in folders} & {name for names in SPLIT_FOLDERS.values() for name in names}
-        == {folder.name for folder in folders}
-        != set()
-    ):
+    if loose or (folders and {folder.name for folder in folders} <= SPLIT_NAMES):
         raise DataError(f"{root} holds images without class folders. {LAYOUT}")
     if not folders:
         raise DataError(f"{root} holds no images and no class folders. {LAYOUT}")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from swinkit.errors import DataError, InputError
 
@@ -76,7 +76,7 @@ def _decode(image: Image.Image, mode: str, name: str) -> Image.Image:
 
 
 def _sentence(name: str, error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"{name} is not an image in a format that this Pillow reads; convert it to PNG or JPEG, or remove it."
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "the limit"
@@ -103,7 +103,7 @@ def _opaque(image: Image.Image, mode: str) -> Image.Image:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float64)
     low, high = _value_range(values, floating=image.mode == "F")
-    return Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+    return Image.fromarray(np.rint((values - low) * 255 / max(high - low, 1e-12)).astype(np.uint8))
 
 
 def _value_range(values: npt.NDArray[np.float64], floating: bool) -> tuple[float, float]:
@@ -125,16 +125,16 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
 
 def _array_to_8_bit(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
-        return array
+        return array.astype(np.uint8, copy=False)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return np.rint(array / 257).astype(np.uint8)
+        return np.rint(array.astype(np.float64) / 257).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"An image array must be uint8, uint16, bool or float in [0, 1], not {array.dtype}. Convert it with astype.")
     if not (array.min() >= 0 and array.max() <= 1):
         raise InputError(f"A float image must lie in [0, 1]; this one goes from {array.min():.4g} to {array.max():.4g}. Rescale it first.")
-    return np.rint(array * 255).astype(np.uint8)
+    return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:

@@ -120,7 +120,7 @@ def _open_folder(root: Path, seed: int, val_fraction: float | None) -> Splits:
 
 
 def _cut(root: Path, listed: dict[str, FileImages], seed: int, val_fraction: float | None) -> Splits:
-    whole = listed.get("train") or listed.get("all")
+    whole = listed.get("train", listed.get("all"))
     if whole is None:
         raise DataError(f"{root} has {'/ and '.join(listed)}/ but no train/. Add train/CLASS/*.jpg, or evaluate only.")
     train, val = _train_and_val(whole, listed.get("val"), seed, val_fraction)

@@ -73,22 +73,22 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Augment:
-    """What training does to an image by chance; the fields stand in the order in which they act, but for hflip."""
+    """What training does to an image by chance, in the order of the fields."""
 
     scale: tuple[float, float] | None = None
     """Smallest and largest part of the area that a random resized crop keeps; None resizes the shorter side to the size instead."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Narrowest and widest shape (width / height) of the random resized crop."""
+    hflip: float = 0.5
+    """Probability of a mirror image."""
+    crop_padding: int = 0
+    """Black pixels laid around the image before the size is cropped out of it at random, without scale; 0 only crops what sticks out."""
     randaugment_ops: int = 0
     """How many operations RandAugment applies to each image; 0 is off."""
     randaugment_magnitude: int = 9
     """How strongly RandAugment acts, 0 to 30."""
     color_jitter: float = 0.0
     """Brightness, contrast and, in colour, saturation vary by a factor within 1 ± this; 0 is off."""
-    hflip: float = 0.5
-    """Probability of a mirror image."""
-    crop_padding: int = 0
-    """Black pixels laid around the image before the size is cropped out of it at random, without scale; 0 only crops what sticks out."""
     erasing: float = 0.0
     """Probability that a random rectangle becomes grey (0 after normalisation)."""
 
@@ -136,7 +136,7 @@ def _require(condition: bool, name: str, value: Any, expected: str) -> None:
 
 def eval_transform(p: Preprocess) -> Transform:
     """PIL image in mode p.mode -> float32 (C, H, W): shorter side resized to size / crop_pct, centre crop, normalised."""
-    wanted = tuple(math.floor(side / p.crop_pct) for side in p.size)
+    wanted = (math.floor(p.size[0] / p.crop_pct), math.floor(p.size[1] / p.crop_pct))
     return _Chain(
         partial(_resize_shorter, size=wanted, interpolation=INTERPOLATIONS[p.interpolation]),
         partial(_center_crop, size=p.size),
@@ -147,21 +147,43 @@ def eval_transform(p: Preprocess) -> Transform:
 
 def train_transform(p: Preprocess, a: Augment) -> Transform:
     """PIL image in mode p.mode -> float32 (C, H, W), augmented and normalised. All chance comes from torch's default generator."""
-    # What resamples or works on colours is faster on PIL images; flip and crop of small images are faster on tensors.
-    on_pil = [*_framing(p, a), *_colours(p, a)]
-    on_tensor = [
-        *([v2.RandomHorizontalFlip(a.hflip)] if a.hflip else []),
-        *([v2.RandomCrop(p.size, padding=a.crop_padding or None)] if a.scale is None else []),
-    ]
-    erasing = [v2.RandomErasing(a.erasing, inplace=True)] if a.erasing else []
-    return _Chain(*on_pil, F.pil_to_tensor, *on_tensor, _normalization(p), *erasing)
+    erasing = [partial(_by_chance, step=_direct(v2.RandomErasing(1.0, inplace=True)), probability=a.erasing)] if a.erasing else []
+    return _Chain(*_framing(p, a), *_colours(p, a), F.pil_to_tensor, _normalization(p), *erasing)
 
 
 def _framing(p: Preprocess, a: Augment) -> list[Callable[[Any], Any]]:
     interpolation = INTERPOLATIONS[p.interpolation]
-    if a.scale is None:
-        return [partial(_resize_shorter, size=p.size, interpolation=interpolation)]
-    return [v2.RandomResizedCrop(p.size, a.scale, a.ratio, interpolation)]
+    flip = [partial(_by_chance, step=F.horizontal_flip, probability=a.hflip)] if a.hflip else []
+    if a.scale is not None:
+        return [_direct(v2.RandomResizedCrop(p.size, a.scale, a.ratio, interpolation)), *flip]
+    resize = partial(_resize_shorter, size=p.size, interpolation=interpolation)
+    return [resize, *flip, partial(_random_crop, size=p.size, padding=a.crop_padding)]
+
+
+# The next four do what v2's modules do, less their dispatch over nested inputs, which on an image of 28 x 28 costs several times the
+# work: its functions on PIL images, or the two methods that every module consists of.
+
+
+def _direct(module: v2.Transform) -> Callable[[Any], Any]:
+    return partial(_apply, module=module)
+
+
+def _apply(image: Any, module: v2.Transform) -> Any:
+    return module.transform(image, module.make_params([image]))
+
+
+def _by_chance(image: Any, step: Callable[[Any], Any], probability: float) -> Any:
+    return step(image) if torch.rand(()) < probability else image
+
+
+def _random_crop(image: Image.Image, size: tuple[int, int], padding: int) -> Image.Image:
+    rows, columns = image.height - size[0] + 2 * padding, image.width - size[1] + 2 * padding
+    if rows == columns == 0:
+        return image
+    top, left = (int(torch.randint(room + 1, ())) - padding for room in (rows, columns))
+    # Pillow crops beyond the edges too, and finds black there.
+    cropped: Image.Image = F.crop(image, top, left, *size)
+    return cropped
 
 
 def _colours(p: Preprocess, a: Augment) -> list[Callable[[Any], Any]]:
@@ -169,7 +191,8 @@ def _colours(p: Preprocess, a: Augment) -> list[Callable[[Any], Any]]:
     if a.randaugment_ops:
         steps.append(v2.RandAugment(a.randaugment_ops, a.randaugment_magnitude, interpolation=INTERPOLATIONS[p.interpolation]))
     if a.color_jitter:
-        steps.append(v2.ColorJitter(a.color_jitter, a.color_jitter, a.color_jitter if p.mode == "RGB" else 0))
+        saturation = a.color_jitter if p.mode == "RGB" else None
+        steps.append(_direct(v2.ColorJitter(a.color_jitter, a.color_jitter, saturation)))
     return steps
 
 
@@ -204,11 +227,12 @@ def _center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _normalization(p: Preprocess) -> Callable[[Tensor], Tensor]:
-    return partial(_normalize, mean=list(p.mean), std=list(p.std))
+    return partial(_normalize, mean=torch.tensor(p.mean)[:, None, None], std=torch.tensor(p.std)[:, None, None])
 
 
-def _normalize(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), mean, std, inplace=True)
+def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    normalized: Tensor = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), mean, std, inplace=True)
+    return normalized
 
 
 def batch_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
