@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from swinkit.errors import ConfigError, InputError, UnknownNameError
+from swinkit.fields import Size as Size
+from swinkit.fields import SizeLike, check_flag, positive, rate, size, whole, wholes
+from swinkit.fields import pair as pair
 
-Size = tuple[int, int]
-"""(height, width)"""
-SizeLike = int | Size
 WindowsLike = SizeLike | Sequence[SizeLike]
 SizePolicy = Literal["official", "dense", "per_axis"]
 
 SIZE_POLICIES = ("official", "dense", "per_axis")
-
-
-def pair(size: SizeLike) -> Size:
-    """7 -> (7, 7); (7, 5) stays."""
-    return size if isinstance(size, tuple) else (size, size)
 
 
 @dataclass(frozen=True)
@@ -72,23 +65,27 @@ class SwinConfig:
     """How sizes that do not fit are treated: "official" (classification), "dense" (the detection backbone) or "per_axis" (torchvision)."""
 
     def __post_init__(self) -> None:
-        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731  (the way to write a frozen field)
-        for name in ("version", "in_chans", "num_classes", "embed_dim"):
-            put(name, _whole(name, getattr(self, name), 0 if name == "num_classes" else 1))
+        for name in ("version", "in_chans", "embed_dim"):
+            self._put(name, whole(name, getattr(self, name), 1))
+        self._put("num_classes", whole("num_classes", self.num_classes, 0))
         for name in ("depths", "num_heads"):
-            put(name, _wholes(name, getattr(self, name)))
+            self._put(name, wholes(name, getattr(self, name)))
         for name in ("img_size", "patch_size"):
-            put(name, _size(name, getattr(self, name)))
-        put("window_size", _windows(self.window_size, len(self.depths)))
-        put("pretrained_window_sizes", _pretrained(self.pretrained_window_sizes))
-        put("mlp_ratio", _number("mlp_ratio", self.mlp_ratio, above=0.0))
+            self._put(name, size(name, getattr(self, name)))
+        self._put("window_size", _windows(self.window_size, len(self.depths)))
+        self._put("pretrained_window_sizes", _pretrained(self.pretrained_window_sizes))
+        self._put("mlp_ratio", positive("mlp_ratio", self.mlp_ratio))
         if self.qk_scale is not None:
-            put("qk_scale", _number("qk_scale", self.qk_scale, above=0.0))
+            self._put("qk_scale", positive("qk_scale", self.qk_scale))
         for name in ("drop_rate", "attn_drop_rate", "drop_path_rate"):
-            put(name, _rate(name, getattr(self, name)))
+            self._put(name, rate(name, getattr(self, name)))
         for name in ("qkv_bias", "ape", "patch_norm"):
-            _flag(name, getattr(self, name))
+            check_flag(name, getattr(self, name))
         self._check_together()
+
+    def _put(self, name: str, value: object) -> None:
+        """Store a field in its plain form; the dataclass is frozen to everybody else."""
+        object.__setattr__(self, name, value)
 
     def _check_together(self) -> None:
         if self.version not in (1, 2):
@@ -104,9 +101,13 @@ class SwinConfig:
                     f"or num_heads ({self.num_heads}). Published models have 32 channels per head."
                 )
         if int(self.embed_dim * self.mlp_ratio) < 1:
-            raise ConfigError(f"mlp_ratio {self.mlp_ratio} leaves no hidden channel for embed_dim {self.embed_dim}; give at least 1 / embed_dim.")
+            raise ConfigError(
+                f"mlp_ratio {self.mlp_ratio} leaves no hidden channel for embed_dim {self.embed_dim}; give at least 1 / embed_dim."
+            )
         if any(image < patch for image, patch in zip(pair(self.img_size), pair(self.patch_size), strict=True)):
-            raise ConfigError(f"img_size {self.img_size} is smaller than one patch ({self.patch_size}); give a larger image or a smaller patch.")
+            raise ConfigError(
+                f"img_size {self.img_size} is smaller than one patch ({self.patch_size}); give a larger image or a smaller patch."
+            )
         self._check_version()
 
     def _check_version(self) -> None:
@@ -116,7 +117,9 @@ class SwinConfig:
         if self.version == 1 and any(any(pair(size)) for size in given):
             raise ConfigError(f"pretrained_window_sizes is {given}, but V1 has a table and no position MLP; leave it out or set version=2.")
         if given and len(given) != len(self.depths):
-            raise ConfigError(f"pretrained_window_sizes has {len(given)} values for {len(self.depths)} stages; give one per stage, 0 where unknown.")
+            raise ConfigError(
+                f"pretrained_window_sizes has {len(given)} values for {len(self.depths)} stages; give one per stage, 0 where unknown."
+            )
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -138,7 +141,7 @@ class SwinConfig:
         """Windows of each stage as configured, before the size policy."""
         if isinstance(self.window_size, tuple) and isinstance(self.window_size[0], tuple):
             return tuple(pair(size) for size in self.window_size)
-        return (pair(self.window_size),) * len(self.depths)  # type: ignore[arg-type]
+        return (pair(self.window_size),) * len(self.depths)
 
     @property
     def windows(self) -> tuple[Size, ...]:
@@ -154,9 +157,7 @@ class SwinConfig:
     def pretrained_windows(self) -> tuple[Size, ...]:
         """V2: per stage, the window that relative coordinates are normalised by."""
         given = self.pretrained_window_sizes or (0,) * len(self.depths)
-        return tuple(
-            pair(size) if pair(size)[0] > 0 else window for size, window in zip(given, self.windows, strict=True)
-        )
+        return tuple(pair(size) if pair(size)[0] > 0 else window for size, window in zip(given, self.windows, strict=True))
 
     @property
     def head_dims(self) -> tuple[int, ...]:
@@ -178,7 +179,9 @@ class SwinConfig:
         if wanted is None:
             return tuple(range(stages))
         if isinstance(wanted, int) or not len(wanted) or any(not -stages <= index < stages for index in wanted):
-            raise InputError(f"Stage indices are {indices!r}; expected None, 1 to {stages}, or a list of numbers from {-stages} to {stages - 1}.")
+            raise InputError(
+                f"Stage indices are {indices!r}; expected None, 1 to {stages}, or a list of numbers from {-stages} to {stages - 1}."
+            )
         return tuple(index % stages for index in wanted)
 
     def drop_shift(self, grid: Size, window: Size) -> tuple[bool, bool]:
@@ -200,15 +203,21 @@ class SwinConfig:
     def check_input(self, shape: Sequence[int]) -> None:
         """Raise InputError unless `shape` is (B, in_chans, H, W) with at least one image and room for one patch."""
         if len(shape) != 4:
-            raise InputError(f"Got a tensor of shape {tuple(shape)}; expected (batch, {self.in_chans}, height, width). Add a batch axis with x[None].")
+            raise InputError(
+                f"Got a tensor of shape {tuple(shape)}; expected (batch, {self.in_chans}, height, width). Add a batch axis with x[None]."
+            )
         if shape[1] != self.in_chans:
             hint = " The channels seem to be last: use x.permute(0, 3, 1, 2)." if shape[3] == self.in_chans else ""
-            raise InputError(f"Got images with {shape[1]} channels; this model takes {self.in_chans} (batch, channels, height, width).{hint}")
+            raise InputError(
+                f"Got images with {shape[1]} channels; this model takes {self.in_chans} (batch, channels, height, width).{hint}"
+            )
         if shape[0] == 0:
             raise InputError(f"Got an empty batch {tuple(shape)}; expected at least one image.")
         smallest = pair(self.patch_size) if self.size_policy == "per_axis" else (1, 1)
         if shape[2] < smallest[0] or shape[3] < smallest[1]:
-            raise InputError(f"Got images of {shape[2]} x {shape[3]} pixels; the smallest this model takes is {smallest[0]} x {smallest[1]}.")
+            raise InputError(
+                f"Got images of {shape[2]} x {shape[3]} pixels; the smallest this model takes is {smallest[0]} x {smallest[1]}."
+            )
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, checked again."""
@@ -258,63 +267,22 @@ def _check_fields(cls: type[SwinConfig], values: Mapping[str, Any]) -> None:
             raise UnknownNameError("SwinConfig field", name, known)
 
 
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {least}.") from None
-    if isinstance(value, bool) or number < least:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number of at least {least}.")
-    return number
-
-
-def _wholes(name: str, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise ConfigError(f"{name} is {values!r}; expected a list with one whole number per stage.")
-    return tuple(_whole(f"{name}[{stage}]", value, 1) for stage, value in enumerate(values))
-
-
-def _size(name: str, value: Any, least: int = 1) -> SizeLike:
-    if not isinstance(value, Sequence):
-        return _whole(name, value, least)
-    if isinstance(value, str) or len(value) != 2:
-        raise ConfigError(f"{name} is {value!r}; expected a whole number or a (height, width) pair.")
-    return _whole(f"{name}[0]", value[0], least), _whole(f"{name}[1]", value[1], least)
-
-
 def _windows(value: Any, stages: int) -> SizeLike | tuple[Size, ...]:
     """A tuple of two ints is a pair; any other sequence has one size per stage and is stored as pairs."""
     is_pair = isinstance(value, tuple) and len(value) == 2 and not any(isinstance(size, Sequence) for size in value)
     if is_pair or not isinstance(value, Sequence):
-        return _size("window_size", value)
+        return size("window_size", value)
     if isinstance(value, str) or len(value) != stages:
         raise ConfigError(
             f"window_size is {value!r}; expected a whole number, a (height, width) pair, or a list of {stages} of these, one per stage."
         )
-    return tuple(pair(_size(f"window_size[{stage}]", size)) for stage, size in enumerate(value))
+    return tuple(pair(size(f"window_size[{stage}]", side)) for stage, side in enumerate(value))
 
 
 def _pretrained(values: Any) -> tuple[SizeLike, ...]:
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ConfigError(f"pretrained_window_sizes is {values!r}; expected a list with one size per stage, 0 where unknown.")
-    return tuple(_size(f"pretrained_window_sizes[{stage}]", value, 0) for stage, value in enumerate(values))
-
-
-def _number(name: str, value: Any, above: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
-        raise ConfigError(f"{name} is {value!r}; expected a finite number above {above:g}.")
-    return float(value)
-
-
-def _rate(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
-        raise ConfigError(f"{name} is {value!r}; expected a probability from 0 up to, not including, 1.")
-    return float(value)
-
-
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} is {value!r}; expected True or False.")
+    return tuple(size(f"pretrained_window_sizes[{stage}]", value, 0) for stage, value in enumerate(values))
 
 
 def _times(size: SizeLike, factor: int) -> SizeLike:

@@ -24,12 +24,9 @@ Attend = Callable[..., Tensor]
 """Anything with the signature of `window_attention`."""
 
 
-# Windows (3.2) ------------------------------------------------------------------------------------------------------------------------------
-
-
 def to_windows(x: Tensor, window: Size) -> Tensor:
-    """(B, H, W, ...) -> (B, G, N, ...); the window divides the map."""
-    x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))                  # B, H/M, M, W/M, M, ...
+    """(B, H, W, ...) -> (B, G, N, ...): window partition (3.2). The window divides the map."""
+    x = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))  # B, H/M, M, W/M, M, ...
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
@@ -59,7 +56,7 @@ def seam_mask(grid: Size, window: Size, shift: Size, device: torch.device | None
     for axis, (length, moved) in enumerate(zip(grid, shift, strict=True)):
         wrapped = torch.arange(length, device=device) >= length - moved
         side = 2 * side + wrapped.view(1, *(-1 if a == axis else 1 for a in range(2)))
-    side = to_windows(side.expand(1, *grid), window)[0]                                # G, N
+    side = to_windows(side.expand(1, *grid), window)[0]  # G, N
     return side[:, :, None] == side[:, None, :]
 
 
@@ -72,7 +69,7 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(make)
     def get(*key: Any) -> Tensor:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0:
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0:
             return make(*key)
         with torch.inference_mode(False), torch.no_grad():
             return remembered(*key)
@@ -87,17 +84,14 @@ def seam_penalty(grid: Size, window: Size, shift: Size, dtype: torch.dtype, devi
     return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, -100.0)[:, None]
 
 
-# Relative positions (3.2, equation 4; V2 3.3) ------------------------------------------------------------------------------------------------
-
-
 @constant
 def relative_position_index(window: Size, device: torch.device | None = None) -> Tensor:
-    """(N, N) int64: the row of the bias table that holds the offset from token j to token i.
+    """(N, N) int64: the row of the bias table that holds the offset from token j to token i (3.2, equation 4).
 
     The axes get different strides, so that the offsets (2, 1) and (1, 2) do not collide.
     """
     token = torch.cartesian_prod(*(torch.arange(side, device=device) for side in window))
-    offset = token[:, None] - token[None, :]                                           # N, N, 2
+    offset = token[:, None] - token[None, :]  # N, N, 2
     index = torch.zeros_like(offset[..., 0])
     for axis, side in enumerate(window):
         index = index * (2 * side - 1) + offset[..., axis] + side - 1
@@ -110,9 +104,6 @@ def log_spaced_offsets(window: Size, trained: Size, device: torch.device | None 
     axes = [torch.arange(1 - side, side, device=device).float() / max(unit - 1, 1) for side, unit in zip(window, trained, strict=True)]
     offset = 8 * torch.cartesian_prod(*axes)
     return offset.sign() * (offset.abs() + 1).log2() / math.log2(8)
-
-
-# Attention (3.2; V2 3.3) ---------------------------------------------------------------------------------------------------------------------
 
 
 def unit(x: Tensor) -> Tensor:
@@ -131,7 +122,7 @@ def window_attention(
     pad: Tensor | float = 0.0,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """Attention inside shifted windows of a whole map: softmax(scale * q k^T + bias + mask) v. The definition every kernel is tested against.
+    """Attention inside shifted windows of a whole map: softmax(scale * q k^T + bias + mask) v. Every kernel is tested against this.
 
     qkv (B, H, W, 3, K, D), unpadded and unshifted; bias (K, N, N); scale a float (V1) or (K, 1, 1) (V2, with `cosine`);
     pad (3, K, D): q, k, v of the tokens that fill the map up to whole windows; they take part as keys -> (B, H, W, K * D)
@@ -141,24 +132,24 @@ def window_attention(
     grid = (qkv.shape[1], qkv.shape[2])
     if any(shift):
         qkv = qkv.roll((-shift[0], -shift[1]), dims=(1, 2))
-    q, k, v = to_windows(qkv, window).permute(3, 0, 1, 4, 2, 5)                        # each B, G, K, N, D
+    q, k, v = to_windows(qkv, window).permute(3, 0, 1, 4, 2, 5)  # each B, G, K, N, D
     if cosine:
         q, k = unit(q), unit(k)
-    scores = q * scale @ k.transpose(-2, -1)                                           # B, G, K, N, N
+    scores = q * scale @ k.transpose(-2, -1)  # B, G, K, N, N
     if scores.dtype == torch.float16:
-        scores = scores.clamp(-3e4, 3e4)                                               # an overflowed score would make the softmax NaN
+        scores = scores.clamp(-3e4, 3e4)  # an overflowed score would make the softmax NaN
     scores = scores + bias
     if any(shift):
         scores = scores + seam_penalty(grid, window, shift, scores.dtype, scores.device)
     out = F.dropout(scores.softmax(-1).to(v.dtype), dropout_p) @ v
-    out = from_windows(out.transpose(2, 3).flatten(3), window, grid)                   # B, H', W', C
+    out = from_windows(out.transpose(2, 3).flatten(3), window, grid)  # B, H', W', C
     if any(shift):
         out = out.roll(shift, dims=(1, 2))
     return out[:, :H, :W]
 
 
 class WindowAttention(nn.Module):
-    """W-MSA and SW-MSA: the projections, the position bias and the scale around one call of `attend`."""
+    """W-MSA and SW-MSA (3.2; V2 3.2-3.3): the projections, the position bias and the scale around one call of `attend`."""
 
     def __init__(self, config: SwinConfig, stage: int, attend: Attend) -> None:
         super().__init__()
@@ -183,9 +174,8 @@ class WindowAttention(nn.Module):
         if self.version == 1:
             table = self.relative_position_bias_table
         else:
-            weight = self.cpb_mlp[0].weight
-            offsets = log_spaced_offsets(self.window, self.trained_window, weight.device)
-            table = 16 * self.cpb_mlp(offsets.to(weight.dtype)).sigmoid()
+            offsets = log_spaced_offsets(self.window, self.trained_window, self.logit_scale.device)
+            table = 16 * self.cpb_mlp(offsets.to(self.logit_scale.dtype)).sigmoid()
         index = relative_position_index(self.window, table.device)
         return table.index_select(0, index.flatten()).unflatten(0, index.shape).permute(2, 0, 1)
 
@@ -216,9 +206,6 @@ class WindowAttention(nn.Module):
         return self.proj_drop(self.proj(out))
 
 
-# Blocks (3.2, equation 3; V2 3.2) ------------------------------------------------------------------------------------------------------------
-
-
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them."""
 
@@ -247,7 +234,7 @@ class DropPath(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and an MLP, each on a residual branch; every second block of a stage shifts its windows by half a window."""
+    """Window attention and an MLP, each on a residual branch; every second block shifts its windows by half (equation 3)."""
 
     def __init__(self, config: SwinConfig, stage: int, index: int, drop_path: float, attend: Attend) -> None:
         super().__init__()
@@ -276,11 +263,8 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.norm2(self.mlp(x)))
 
 
-# The hierarchy (3.1, figure 3) ---------------------------------------------------------------------------------------------------------------
-
-
 class PatchEmbed(nn.Module):
-    """Patch partition and linear embedding, as one strided convolution."""
+    """Patch partition and linear embedding (3.1), as one strided convolution."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -297,7 +281,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Makes one token of each 2 x 2 neighbours and halves their 4C channels; an odd map gets a row or column of zeros."""
+    """Patch merging (3.1): one token of each 2 x 2 neighbours, its 4C channels halved; an odd map gets a row or column of zeros."""
 
     def __init__(self, dim: int, version: int) -> None:
         super().__init__()
@@ -307,8 +291,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H/2, W/2, 2C)."""
-        x = pad_map(x, (2, 2)).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))             # B, H/2, row, W/2, column, C
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)                                     # the originals' order: rows change fastest
+        x = pad_map(x, (2, 2)).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # B, H/2, row, W/2, column, C
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # the originals' order: rows change fastest
         return self.reduction(self.norm(x)) if self.version == 1 else self.norm(self.reduction(x))
 
 
@@ -341,6 +325,8 @@ class SwinStage(nn.Module):
 class SwinTrunk(nn.Module):
     """Patch embedding, position embedding and stages: what the classifier and the backbones share."""
 
+    layers: Sequence[SwinStage]
+
     def __init__(self, config: SwinConfig, attend: Attend = window_attention, stages: int | None = None, ape_as_map: bool = False) -> None:
         super().__init__()
         stages = stages or len(config.depths)
@@ -350,7 +336,7 @@ class SwinTrunk(nn.Module):
         shape = (1, config.embed_dim, H, W) if ape_as_map else (1, H * W, config.embed_dim)
         self.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02)) if config.ape else None
         self.pos_drop = nn.Dropout(config.drop_rate)
-        self.layers = nn.ModuleList(SwinStage(config, stage, attend, last=stage == stages - 1) for stage in range(stages))
+        self.layers = nn.ModuleList(SwinStage(config, stage, attend, last=stage == stages - 1) for stage in range(stages))  # type: ignore[assignment]
 
     def init_weights(self) -> None:
         """The originals' initialisation: truncated normal linear layers; V2's blocks start as the identity."""
@@ -368,7 +354,7 @@ class SwinTrunk(nn.Module):
         table = self.absolute_pos_embed
         if table is None:
             return self.pos_drop(x)
-        position = table if table.ndim == 4 else table.transpose(1, 2).unflatten(2, self.config.grids[0])   # 1, C, H, W
+        position = table if table.ndim == 4 else table.transpose(1, 2).unflatten(2, self.config.grids[0])  # 1, C, H, W
         if position.shape[2:] != x.shape[1:3]:
             position = F.interpolate(position, size=(x.shape[1], x.shape[2]), mode="bicubic")
         return self.pos_drop(x + position.permute(0, 2, 3, 1))

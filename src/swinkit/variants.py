@@ -1,6 +1,7 @@
 """Every Swin by name: published architectures, and presets for small images.
 
-Names are the field's: size, patch, window and image size. A suffix `_in22k`, or timm's tag `.ms_in22k`, gives the 21,841-class head.
+Names are the field's: size, patch, window and image size. A suffix `_in22k`, or timm's tag `.ms_in22k`, gives the 21,841-class head, which
+is the only one that `swinv2_*_window12_192` was published with.
 Sources: the configuration files of microsoft/Swin-Transformer (V1, V2), AutoFormerV2 through timm (S3). `drop_path_rate` is the one each
 was trained with.
 """
@@ -23,6 +24,7 @@ B: dict[str, Any] = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4,
 L: dict[str, Any] = {"embed_dim": 192, "depths": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)}
 W12_384: dict[str, Any] = {"img_size": 384, "window_size": 12}
 V2: dict[str, Any] = {"version": 2, "img_size": 256}
+W12_192: dict[str, Any] = {"version": 2, "img_size": 192, "window_size": 12, "num_classes": IN22K, "drop_path_rate": 0.2}
 FROM_W12: dict[str, Any] = {"version": 2, "pretrained_window_sizes": (12, 12, 12, 6)}
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -42,8 +44,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "swinv2_tiny_window16_256": T | V2 | {"window_size": 16, "drop_path_rate": 0.2},
     "swinv2_small_window16_256": S | V2 | {"window_size": 16, "drop_path_rate": 0.3},
     "swinv2_base_window16_256": B | V2 | {"window_size": 16, "drop_path_rate": 0.5},
-    "swinv2_base_window12_192": B | {"version": 2, "img_size": 192, "window_size": 12, "drop_path_rate": 0.2},
-    "swinv2_large_window12_192": L | {"version": 2, "img_size": 192, "window_size": 12, "drop_path_rate": 0.2},
+    "swinv2_base_window12_192": B | W12_192,
+    "swinv2_large_window12_192": L | W12_192,
     "swinv2_base_window12to16_192to256": B | FROM_W12 | {"img_size": 256, "window_size": 16, "drop_path_rate": 0.2},
     "swinv2_large_window12to16_192to256": L | FROM_W12 | {"img_size": 256, "window_size": 16, "drop_path_rate": 0.2},
     "swinv2_base_window12to24_192to384": B | FROM_W12 | {"img_size": 384, "window_size": 24, "drop_path_rate": 0.2},
@@ -57,17 +59,15 @@ PUBLISHED_22K: dict[str, dict[str, Any]] = {
     "swin_large_patch4_window7_224": {"drop_path_rate": 0.2},
     "swin_base_patch4_window12_384": {"drop_path_rate": 0.2},
     "swin_large_patch4_window12_384": {"drop_path_rate": 0.2},
-    "swinv2_base_window12_192": {"drop_path_rate": 0.2},
-    "swinv2_large_window12_192": {"drop_path_rate": 0.2},
 }
 """Also published with a 22k head -> what differs then."""
 
 # Presets for small images, ours: 16 channels per head, so that narrow models keep several heads.
-PX28: dict[str, Any] = {"img_size": 28, "patch_size": 2, "window_size": 7, "depths": (2, 4)}                  # maps 14, 7
-PX32: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 4, 2)}               # maps 16, 8, 4
-PX32_FINE: dict[str, Any] = {"img_size": 32, "patch_size": 1, "window_size": 4, "depths": (2, 2, 4, 2)}       # maps 32, 16, 8, 4
-PX64: dict[str, Any] = {"img_size": 64, "patch_size": 2, "window_size": 4, "depths": (2, 2, 4, 2)}            # maps 32, 16, 8, 4
-PX96: dict[str, Any] = {"img_size": 96, "patch_size": 2, "window_size": 6, "depths": (2, 2, 6, 2)}            # maps 48, 24, 12, 6
+PX28: dict[str, Any] = {"img_size": 28, "patch_size": 2, "window_size": 7, "depths": (2, 4)}  # maps 14, 7
+PX32: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 4, 2)}  # maps 16, 8, 4
+PX32_FINE: dict[str, Any] = {"img_size": 32, "patch_size": 1, "window_size": 4, "depths": (2, 2, 4, 2)}  # maps 32, 16, 8, 4
+PX64: dict[str, Any] = {"img_size": 64, "patch_size": 2, "window_size": 4, "depths": (2, 2, 4, 2)}  # maps 32, 16, 8, 4
+PX96: dict[str, Any] = {"img_size": 96, "patch_size": 2, "window_size": 6, "depths": (2, 2, 6, 2)}  # maps 48, 24, 12, 6
 SMALL_SIZES = {
     "patch2_window7_28": PX28,
     "patch2_window4_32": PX32,
@@ -100,7 +100,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def get_config(name: str) -> SwinConfig:
-    """The configuration of a named model; timm's weight tags after a dot are understood. Errors: UnknownNameError with the close matches."""
+    """The configuration of a named model, with or without one of timm's weight tags after a dot.
+
+    Errors: UnknownNameError with the close matches.
+    """
     name, _, tag = name.partition(".")
     if name not in VARIANTS:
         raise UnknownNameError("model", name, VARIANTS, hint="`swinkit models` lists them all.")

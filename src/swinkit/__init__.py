@@ -1,0 +1,57 @@
+"""swinkit: the Swin Transformer, V1 and V2.
+
+    model = swinkit.create_model("swin_tiny_patch4_window7_224")
+    swinkit.Predictor("runs/my-run")("photo.jpg")
+
+Every name is loaded when it is first used, so importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SwinConfig": "config",
+    "SwinTransformer": "model",
+    "window_attention": "model",
+    "SwinBackbone": "backbone",
+    "create_model": "build",
+    "from_pretrained": "build",
+    "save_pretrained": "build",
+    "list_models": "variants",
+}
+"""public name -> the module that defines it"""
+
+if TYPE_CHECKING:
+    from swinkit.backbone import SwinBackbone
+    from swinkit.build import create_model, from_pretrained, save_pretrained
+    from swinkit.config import SwinConfig
+    from swinkit.model import SwinTransformer, window_attention
+    from swinkit.variants import list_models
+
+__all__ = [
+    "SwinBackbone",
+    "SwinConfig",
+    "SwinTransformer",
+    "__version__",
+    "create_model",
+    "from_pretrained",
+    "list_models",
+    "save_pretrained",
+    "window_attention",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'swinkit' has no attribute {name!r}")
+    value = getattr(import_module(f"swinkit.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

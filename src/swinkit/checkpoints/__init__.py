@@ -1,0 +1,1 @@
+"""Weights at rest: reading, checking and writing them."""

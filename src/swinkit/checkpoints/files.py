@@ -1,0 +1,89 @@
+"""Writing files and folders so that a reader never sees half of one, whatever interrupts the writer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; when the block ends well its files are flushed to disk and it takes that name.
+
+    Errors: FileExistsError if `folder` exists and is not empty. On any error nothing is left behind.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists already; choose another name or remove it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".writing", dir=folder.parent))
+    try:
+        yield beside
+        for path in beside.rglob("*"):
+            flush(path)
+        flush(beside)
+        beside.chmod(0o777 & ~_umask())
+        beside.replace(folder)
+        flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file beside `path`, flush it to disk and rename it to `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".writing", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+        flush(path.parent)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def point(link: Path, target: Path) -> None:
+    """Make `link` name the folder `target` in one step: as a symbolic link, or as a text file where there are none."""
+    relative = os.path.relpath(target, link.parent)
+    beside = link.with_name(f".{link.name}.{os.getpid()}.writing")
+    beside.unlink(missing_ok=True)
+    try:
+        beside.symlink_to(relative)
+    except OSError:
+        write_atomic(link, relative)
+        return
+    os.replace(beside, link)
+    flush(link.parent)
+
+
+def follow(link: Path) -> Path:
+    """The folder that `point` made `link` name."""
+    return link.parent / link.read_text().strip() if link.is_file() else link
+
+
+def flush(path: Path) -> None:
+    """Ask the operating system to put a file or a folder's entries on disk, where it can."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,128 @@
+"""The project's own format: a folder with config.json and model.safetensors. Nothing in it is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from swinkit.checkpoints.files import atomic_folder, follow, write_atomic
+from swinkit.config import SwinConfig
+from swinkit.errors import CheckpointError, SwinkitError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = "swinkit"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model at rest."""
+
+    config: SwinConfig
+    tensors: dict[str, Tensor]
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of the logits."""
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """How images are prepared for it: size, mean, std, interpolation, crop."""
+    out_indices: tuple[int, ...] | None = None
+    """The stages whose maps a backbone returns; None: a classifier."""
+
+    def to_json(self) -> str:
+        """The text of config.json."""
+        content = {
+            "format": FORMAT,
+            "format_version": 1,
+            "config": self.config.to_dict(),
+            "labels": list(self.labels),
+            "preprocess": self.preprocess,
+        }
+        if self.out_indices is not None:
+            content["out_indices"] = list(self.out_indices)
+        return json.dumps(content, indent=2) + "\n"
+
+
+def write(saved: SavedModel, folder: Path, overwrite: bool = False) -> None:
+    """Write a folder that `read` understands, all or nothing.
+
+    Errors: CheckpointError if the folder is not empty; with `overwrite` its two files are replaced, the weights first.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()}
+    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    if overwrite and folder.is_dir():
+        write_atomic(folder / WEIGHTS, weights)
+        write_atomic(folder / CONFIG, saved.to_json())
+        return
+    try:
+        with atomic_folder(folder) as beside:
+            (beside / WEIGHTS).write_bytes(weights)
+            (beside / CONFIG).write_text(saved.to_json())
+    except FileExistsError as error:
+        raise CheckpointError(f"{error} To replace the model in it, pass overwrite=True.") from None
+
+
+def locate(source: str | Path) -> Path:
+    """The checkpoint folder meant by a checkpoint folder, a file in one, or a run folder (its best checkpoint, else its last)."""
+    path = Path(source).expanduser()
+    if path.is_file() and path.name in (CONFIG, WEIGHTS):
+        path = path.parent
+    for candidate in (path, path / "best", path / "last"):
+        if candidate.exists() or candidate.is_symlink():
+            folder = follow(candidate)
+            if (folder / CONFIG).is_file():
+                return folder
+    raise CheckpointError(_not_found(path))
+
+
+def _not_found(path: Path) -> str:
+    expected = f"expected a run folder of `swinkit train`, or a folder with {CONFIG} and {WEIGHTS}"
+    if not path.exists():
+        return f"There is no {path}; {expected}."
+    if path.is_file():
+        return f"{path} is a file; {expected}. Weights of other libraries cannot be read yet."
+    if (path / "config.yaml").is_file():
+        return f"{path} is a run without a finished checkpoint yet; {expected}."
+    return f"{path} has no {CONFIG}; {expected}."
+
+
+def read(source: str | Path) -> SavedModel:
+    """Read a checkpoint folder or a run folder. Errors: CheckpointError with what is missing or broken."""
+    folder = locate(source)
+    content = _read_config(folder / CONFIG)
+    try:
+        config = SwinConfig.from_dict(content["config"])
+    except (SwinkitError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} does not describe a Swin Transformer: {error}") from None
+    indices = content.get("out_indices")
+    return SavedModel(
+        config=config,
+        tensors=_read_weights(folder / WEIGHTS),
+        labels=tuple(str(label) for label in content.get("labels", ())),
+        preprocess=dict(content.get("preprocess", {})),
+        out_indices=None if indices is None else tuple(indices),
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); the folder may be incomplete: copy or save it again.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("config"), dict):
+        raise CheckpointError(f'{path} is not swinkit\'s (no "format": "{FORMAT}"); models of other libraries cannot be read yet.')
+    if content.get("format_version") != 1:
+        raise CheckpointError(f"{path} has format_version {content.get('format_version')}; this swinkit reads 1. Update swinkit.")
+    return content
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; the folder is incomplete: copy or save it again.")
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); it is broken or cut off: copy or save it again.") from None
