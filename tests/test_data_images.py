@@ -78,12 +78,14 @@ def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
     read = read_image(encoded(Image.fromarray(values), kind), "L")
     np.testing.assert_array_equal(np.asarray(read), [[0, 1, 128, 255]])
     np.testing.assert_array_equal(np.asarray(read_image(values, "L")), [[0, 1, 128, 255]])
+    dark = read_image(encoded(Image.fromarray(values[:, :2]), kind), "L")
+    np.testing.assert_array_equal(np.asarray(dark), [[0, 1]])
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (np.array([[0, 65535]], np.int32), [[0, 255]]),
+        (np.array([[0, 25700]], np.int32), [[0, 100]]),
         (np.array([[-100, 0, 100]], np.int32), [[0, 128, 255]]),
         (np.array([[0, 0.5, 1]], np.float32), [[0, 128, 255]]),
         (np.array([[0, 100, 255]], np.float32), [[0, 100, 255]]),

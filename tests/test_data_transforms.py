@@ -75,6 +75,16 @@ def test_without_scale_what_sticks_out_is_cropped_at_random() -> None:
     assert starts == set(range(29))
 
 
+def test_a_resized_crop_keeps_the_area_it_is_told() -> None:
+    ramp = Image.fromarray(np.tile(np.arange(0, 224, 2, dtype=np.uint8), (112, 1)))
+    crop = train_transform(GREY, Augment(scale=(0.25, 0.25), ratio=(1.0, 1.0), hflip=0.0))
+    results = [crop(ramp) * 0.353 * 255 for _ in range(20)]
+    # A quarter of the area is half the width, so half of the ramp's 224 steps, less what resampling takes from the ends.
+    spans = [float(result.max() - result.min()) for result in results]
+    assert all(100 <= span <= 112 for span in spans)
+    assert len({float(result.min()) for result in results}) > 5
+
+
 def test_erasing_leaves_one_rectangle_of_zeros() -> None:
     erase = train_transform(GREY, Augment(hflip=0.0, erasing=1.0))
     areas = set()
