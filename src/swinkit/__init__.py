@@ -22,30 +22,54 @@ _HOME = {
     "from_pretrained": "build",
     "save_pretrained": "build",
     "list_models": "variants",
+    "Predictor": "predict",
+    "Prediction": "tasks.classify",
+    "Scores": "tasks.classify",
+    "Preprocess": "data",
+    "read_image": "data",
 }
 """public name -> the module that defines it"""
+_VERBS = ("train", "evaluate", "predict", "doctor")
+"""Modules that are called like the function of their name."""
 
 if TYPE_CHECKING:
     from swinkit.backbone import SwinBackbone
     from swinkit.build import create_model, from_pretrained, save_pretrained
     from swinkit.config import SwinConfig
+    from swinkit.data import Preprocess, read_image
+    from swinkit.doctor import doctor
+    from swinkit.evaluate import evaluate
     from swinkit.model import SwinTransformer, window_attention
+    from swinkit.predict import Predictor, predict
+    from swinkit.tasks.classify import Prediction, Scores
+    from swinkit.train import train
     from swinkit.variants import list_models
 
 __all__ = [
+    "Prediction",
+    "Predictor",
+    "Preprocess",
+    "Scores",
     "SwinBackbone",
     "SwinConfig",
     "SwinTransformer",
     "__version__",
     "create_model",
+    "doctor",
+    "evaluate",
     "from_pretrained",
     "list_models",
+    "predict",
+    "read_image",
     "save_pretrained",
+    "train",
     "window_attention",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        return import_module(f"swinkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'swinkit' has no attribute {name!r}")
     value = getattr(import_module(f"swinkit.{_HOME[name]}"), name)

@@ -1,0 +1,234 @@
+"""The command line: one short function per verb. Heavy imports stand inside, so that help is instant.
+
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from cyclopts import App, CycloptsError, Parameter
+
+from swinkit import __version__
+from swinkit.errors import SwinkitError
+from swinkit.train.recipe import DEVICE_HELP, Recipe
+
+if TYPE_CHECKING:
+    from swinkit.predict import Failure
+    from swinkit.tasks.classify import Prediction
+
+app = App(name="swinkit", version=__version__, help="The Swin Transformer: train it, use it, look inside.", result_action="return_value")
+
+Source = Annotated[str, Parameter(help="A run folder, a checkpoint in it, or a folder of save_pretrained.")]
+Device = Annotated[str, Parameter(help=DEVICE_HELP)]
+Amp = Annotated[str, Parameter(help='Mixed precision: "off", "auto", "bfloat16" or "float16".')]
+BatchSize = Annotated[int, Parameter(help="Images computed at a time.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+
+
+def _options() -> Any:
+    """Every field of Recipe as an optional flag, with the recipe's own words as help."""
+    hints = get_type_hints(Recipe)
+    fields: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(Recipe):
+        if field.name != "data":
+            says = Parameter(help=field.metadata["help"], show_default=False)
+            kind: Any = Annotated.__class_getitem__((hints[field.name] | None, says))  # type: ignore[attr-defined]
+            fields.append((field.name, kind, dataclasses.field(default=None)))
+    # cyclopts looks the class up in its module.
+    return dataclasses.make_dataclass("Options", fields, frozen=True, namespace={"__module__": __name__})
+
+
+if TYPE_CHECKING:
+    Options = Any
+else:
+    Options = _options()
+
+
+@app.command
+def train(
+    data: Annotated[str | None, Parameter(name=["--data", "--data-dir"], help="A built-in data set or a folder of images.")] = None,
+    *,
+    recipe: Annotated[str | None, Parameter(help="A recipe's name or a YAML file. Flags below change single values of it.")] = None,
+    output: Annotated[str | None, Parameter(help="The run folder; by default runs/DATE-DATA.")] = None,
+    resume: Annotated[str | None, Parameter(help="A run folder to go on with.")] = None,
+    options: Annotated[Options | None, Parameter(name="*")] = None,
+) -> int:
+    """Train a classifier; without arguments, on the Fashion-MNIST sample that comes with swinkit."""
+    from swinkit.train import train
+
+    changes = {name: value for name, value in vars(options).items() if value is not None} if options else {}
+    train(data, recipe=recipe, output=output, resume=resume, command=shlex.join(["swinkit", *sys.argv[1:]]), **changes)
+    return 0
+
+
+@app.command
+def evaluate(
+    source: Source,
+    /,
+    data: Annotated[
+        str | None, Parameter(help="A built-in data set or a folder of images; by default what the run was trained on.")
+    ] = None,
+    *,
+    split: Annotated[str, Parameter(help="auto (test, else val, else everything), train, val or test.")] = "auto",
+    batch_size: BatchSize = 128,
+    device: Device = "auto",
+    amp: Amp = "off",
+    workers: Annotated[int, Parameter(help="Processes that load images.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Score a trained classifier on labelled images: accuracy, per class, calibration."""
+    from swinkit.evaluate import evaluate
+
+    with _bar("evaluating") as update:
+        scores = evaluate(
+            source, data, split=split, batch_size=batch_size, device=device, amp=amp, workers=workers, on_batch=update
+        )  # fmt: skip
+    print(json.dumps(scores.to_dict()) if as_json else scores.table())
+    return 0
+
+
+@app.command
+def predict(
+    source: Source,
+    files: Annotated[list[str], Parameter(help='Images, folders, glob patterns, or "-" for an image on standard input.')],
+    /,
+    *,
+    top_k: Annotated[int, Parameter(help="How many guesses per image.")] = 5,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    amp: Amp = "off",
+    as_json: Json = False,
+    as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print CSV with one line per image.")] = False,
+) -> int:
+    """Name what is in images. One that cannot be read is reported, the rest go on, and the exit code is 1."""
+    from swinkit.predict import Predictor, expand
+
+    pictures = expand(files)
+    predictor = Predictor(source, device=device, amp=amp, batch_size=batch_size)
+    with _bar("predicting") as update:
+        results = _counted(predictor.stream(pictures, top_k=top_k), len(pictures), update)
+        return _print_predictions(results, "json" if as_json else "csv" if as_csv else "text")
+
+
+@app.command
+def models(
+    pattern: Annotated[str, Parameter(help='A shell pattern such as "swinv2_*".')] = "*",
+    *,
+    as_json: Json = False,
+) -> int:
+    """List the models by name: parameters, cost, input."""
+    from swinkit.catalogue import models
+    from swinkit.errors import UnknownNameError
+    from swinkit.variants import VARIANTS
+
+    entries = models(pattern)
+    if not entries:
+        raise UnknownNameError("model", pattern, VARIANTS)
+    if as_json:
+        print(json.dumps([entry.to_dict() for entry in entries]))
+        return 0
+    width = max(len(entry.name) for entry in entries)
+    print(f"{'name':{width}}  {'parameters':>10}  {'GFLOPs':>7}  {'input':>13}  {'classes':>7}")
+    for entry in entries:
+        cost = f"{entry.parameters / 1e6:8.2f} M  {entry.gflops:7.2f}"
+        print(f"{entry.name:{width}}  {cost}  {entry.input:>13}  {entry.classes:>7,}")
+    return 0
+
+
+@app.command
+def doctor(*, as_json: Json = False) -> int:
+    """Say what swinkit finds here: versions, devices, which kernel runs and why, which extras are missing."""
+    from swinkit.doctor import doctor, text
+
+    findings = doctor()
+    print(json.dumps(findings) if as_json else text(findings))
+    return 1 if findings["problems"] else 0
+
+
+def _print_predictions(results: Iterable[Prediction | Failure], form: str) -> int:
+    """Print each result as it comes; returns the exit code."""
+    from swinkit.predict import Failure
+
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if form == "csv":
+        table.writerow(["source", "label", "score", "error"])
+    failed = 0
+    for result in results:
+        failed += isinstance(result, Failure)
+        if form == "json":
+            print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
+        elif form == "csv":
+            row = (
+                [result.source, "", "", result.error]
+                if isinstance(result, Failure)
+                else [result.source, result.label, f"{result.score:.6f}", ""]
+            )
+            table.writerow(row)
+        elif isinstance(result, Failure):
+            print(f"swinkit: {result.error}", file=sys.stderr)
+        else:
+            print(result, flush=True)
+    if failed:
+        print(f"swinkit: {failed} image{'s' if failed > 1 else ''} could not be read.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+class _bar:  # noqa: N801  (reads as a function)
+    """A progress bar on stderr, if that is a terminal; entering gives a function of (done, total)."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def __enter__(self) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        task = self.progress.add_task(self.title, total=None)
+        self.progress.start()
+        return lambda done, total: self.progress.update(task, completed=done, total=total)
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+
+def _counted(results: Iterable[Any], total: int, update: Any) -> Iterator[Any]:
+    for done, result in enumerate(results, 1):
+        yield result
+        update(done, total)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = app(list(arguments), exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        print(f"swinkit: {error}\nSee: swinkit {' '.join(arguments[:1])} --help", file=sys.stderr)
+        return 2
+    except SwinkitError as error:
+        print(f"swinkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"swinkit: interrupted. {stop}".rstrip(), file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nothing is left to say, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""What swinkit finds on this machine: versions, devices, the kernel it will use and why, and which extras are missing."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from swinkit._verbs import callable_module
+
+REQUIRED = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface-hub", "torchmetrics", "matplotlib", "tensorboard")
+EXTRAS = {"dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm")}
+"""extra -> the packages it brings"""
+
+
+def doctor() -> dict[str, Any]:
+    """The findings as plain data: "versions", "devices", "kernel", "precision", "extras", "problems"."""
+    import torch
+
+    import swinkit
+    from swinkit.kernels import choose
+    from swinkit.runtimes.device import describe, pick_amp
+
+    versions = {"swinkit": swinkit.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    versions |= {name: _version(name) for name in REQUIRED}
+    devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        devices.append(torch.device("mps"))
+    kernel = choose()
+    return {
+        "versions": versions,
+        "devices": {str(device): describe(device) for device in devices},
+        "precision": {str(device): str(pick_amp("auto", device) or torch.float32).removeprefix("torch.") for device in devices},
+        "kernel": {"name": kernel.name, "reason": kernel.reason},
+        "extras": {extra: [name for name in packages if _version(name) == "missing"] for extra, packages in EXTRAS.items()},
+        "problems": _problems(versions),
+    }
+
+
+def text(findings: dict[str, Any]) -> str:
+    """The findings for a person."""
+    lines = [f"{name:16} {value}" for name, value in findings["versions"].items()]
+    lines += ["", *(f"{name:16} {what}; trains in {findings['precision'][name]}" for name, what in findings["devices"].items())]
+    lines += [f"{'kernel':16} {findings['kernel']['name']}: {findings['kernel']['reason']}", ""]
+    for extra, missing in findings["extras"].items():
+        state = "installed" if not missing else f"missing {', '.join(missing)}; install with: pip install 'swinkit[{extra}]'"
+        lines.append(f"{'extra ' + extra:16} {state}")
+    lines += [f"{'problem':16} {problem}" for problem in findings["problems"]]
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _problems(versions: dict[str, str]) -> list[str]:
+    missing = [name for name in REQUIRED if versions[name] == "missing"]
+    return [f"required packages are missing: {', '.join(missing)}; install with: pip install {' '.join(missing)}"] if missing else []
+
+
+callable_module(__name__)

@@ -1,0 +1,98 @@
+"""How good a classifier is on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+
+from swinkit._verbs import callable_module
+from swinkit.data import ImageSet, Preprocess, eval_transform, make_loader, open_split
+from swinkit.errors import DataError
+from swinkit.predict import Predictor
+from swinkit.tasks.classify import Scorer, Scores
+
+OnBatch = Callable[[int, int], None]
+"""Called after each batch with (images done, images in all)."""
+
+
+class Runtime(Protocol):
+    """Anything that turns prepared images into logits."""
+
+    def run(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_classes)."""
+        ...
+
+
+def evaluate(
+    source: str | Path,
+    data: str | Path | None = None,
+    *,
+    split: str = "auto",
+    batch_size: int = 128,
+    device: str = "auto",
+    amp: str = "off",
+    workers: int = 0,
+    on_batch: OnBatch | None = None,
+) -> Scores:
+    """Scores of a run or checkpoint folder on a built-in data set or a folder of images; classes are matched by name.
+
+    data: None takes what the run was trained on; split: "auto" (test, else val, else the whole folder), "train", "val" or "test".
+    Errors: CheckpointError, DataError (a class that the model does not know), InputError (a picture that cannot be read).
+    """
+    predictor = Predictor(source, device=device, amp=amp)
+    images = open_split(_trained_on(Path(source)) if data is None else data, split)
+    labels = match_classes(images.classes, predictor.classes)
+    scorer = Scorer(predictor.classes)
+    score(scorer, predictor.runtime, images, predictor.preprocess, labels, batch_size=batch_size, workers=workers, on_batch=on_batch)
+    return scorer.compute()
+
+
+def _trained_on(run: Path) -> str:
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise DataError(f"{run} does not say what it was trained on; name the images with --data (data=).")
+    return str(yaml.safe_load(config.read_text(encoding="utf-8"))["data"])
+
+
+def match_classes(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64]:
+    """The model's index of each class of a data set. Errors: DataError for a class that the model does not have."""
+    place = {name: index for index, name in enumerate(ours)}
+    unknown = [name for name in theirs if name not in place]
+    if unknown:
+        raise DataError(
+            f"The data has {len(unknown)} classes that the model does not know ({', '.join(unknown[:3])}); it knows {', '.join(ours[:5])}"
+            f"{' ...' if len(ours) > 5 else ''}. Rename the class folders, or train a model on these classes."
+        )
+    return np.array([place[name] for name in theirs], dtype=np.int64)
+
+
+def score(
+    scorer: Scorer,
+    runtime: Runtime,
+    images: ImageSet,
+    preprocess: Preprocess,
+    labels: NDArray[np.int64],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    on_batch: OnBatch | None = None,
+) -> None:
+    """Run every image of a set through a runtime into a scorer; `labels` maps the set's class indices to the scorer's."""
+    loader = make_loader(images, eval_transform(preprocess), preprocess.mode, batch_size=batch_size, train=False, seed=0, workers=workers)
+    to_model = torch.from_numpy(labels)
+    done = 0
+    for pixels, classes, indices in loader:
+        scorer.update(runtime.run(pixels), to_model[classes], indices)
+        done += len(pixels)
+        if on_batch:
+            on_batch(done, len(images))
+
+
+callable_module(__name__)

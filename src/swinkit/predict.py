@@ -1,0 +1,158 @@
+"""Naming pictures: `Predictor` for one's own code, `predict` for files and folders."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from swinkit._verbs import callable_module
+from swinkit.build import from_saved
+from swinkit.checkpoints import native
+from swinkit.data import Preprocess, eval_transform, find_images, read_image
+from swinkit.errors import CheckpointError, InputError
+from swinkit.model import SwinTransformer
+from swinkit.runtimes.pytorch import TorchRuntime
+from swinkit.tasks.classify import Prediction, top_k
+
+Picture = Any
+"""A path, bytes, a file object, a PIL image or a NumPy array (H, W), (H, W, C): uint8, or float in [0, 1]."""
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be read, and why."""
+
+    source: str
+    error: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: source and error."""
+        return {"source": self.source, "error": self.error}
+
+
+class Predictor:
+    """Names pictures with a trained classifier.
+
+        predictor = Predictor("runs/my-run")
+        predictor("photo.jpg").label
+
+    source: a run folder, a checkpoint in it or a folder of `save_pretrained`; device: "auto", "cpu", "cuda" ...; amp as in training.
+    Errors: CheckpointError for a folder that holds no classifier, InputError for a picture that cannot be read.
+    """
+
+    def __init__(self, source: str | Path, *, device: str = "auto", amp: str = "off", batch_size: int = 64) -> None:
+        saved = native.read(source)
+        model = from_saved(saved)
+        if not isinstance(model, SwinTransformer) or model.num_classes == 0:
+            raise CheckpointError(f"{source} is not a classifier (it has no output per class); expected one trained by `swinkit train`.")
+        if not saved.preprocess:
+            raise CheckpointError(f"{source} does not say how to prepare images; save it with save_pretrained(..., preprocess=...).")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected at least 1.")
+        self.classes = saved.labels or tuple(str(index) for index in range(model.num_classes))
+        self.preprocess = Preprocess.from_dict(saved.preprocess)
+        self.runtime = TorchRuntime(model, device, amp)
+        self.batch_size = batch_size
+        self._transform = eval_transform(self.preprocess)
+
+    @overload
+    def __call__(self, picture: list[Picture], *, top_k: int = 5) -> list[Prediction]: ...
+    @overload
+    def __call__(self, picture: Picture, *, top_k: int = 5) -> Prediction: ...
+
+    def __call__(self, picture: Picture | list[Picture], *, top_k: int = 5) -> Prediction | list[Prediction]:
+        """A picture -> its Prediction; a list of pictures -> a list of Predictions."""
+        pictures = picture if isinstance(picture, list) else [picture]
+        predictions: list[Prediction] = []
+        for batch in _chunks(pictures, self.batch_size):
+            predictions += self._classify([self.prepare(p) for p in batch], [_name(p) for p in batch], top_k)
+        return predictions if isinstance(picture, list) else predictions[0]
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """A picture -> (C, H, W) float32, as the model was trained to see it."""
+        return self._transform(read_image(picture, self.preprocess.mode))
+
+    def stream(self, pictures: Iterable[Picture], *, top_k: int = 5) -> Iterator[Prediction | Failure]:
+        """One result per picture, in order, computed in batches; a picture that cannot be read gives a Failure and the rest go on."""
+        for batch in _chunks(pictures, self.batch_size):
+            results: list[Prediction | Failure | None] = []
+            prepared = []
+            for picture in batch:
+                try:
+                    prepared.append(self.prepare(picture))
+                    results.append(None)
+                except InputError as error:
+                    results.append(Failure(_name(picture), str(error)))
+            good = [_name(picture) for picture, result in zip(batch, results, strict=True) if result is None]
+            named = iter(self._classify(prepared, good, top_k))
+            yield from (next(named) if result is None else result for result in results)
+
+    def _classify(self, prepared: Sequence[Tensor], names: Sequence[str], k: int) -> list[Prediction]:
+        return top_k(self.runtime.run(torch.stack(list(prepared))), self.classes, k, names) if prepared else []
+
+
+def predict(
+    source: str | Path,
+    files: Sequence[str | Path],
+    *,
+    top_k: int = 5,
+    batch_size: int = 64,
+    device: str = "auto",
+    amp: str = "off",
+) -> Iterator[Prediction | Failure]:
+    """Results for files, folders (searched through), glob patterns and "-" (one picture on standard input), in order.
+
+    Errors: those of Predictor; DataError for a path that does not exist. Pictures that cannot be read come as Failures.
+    """
+    pictures = expand(files)
+    return Predictor(source, device=device, amp=amp, batch_size=batch_size).stream(pictures, top_k=top_k)
+
+
+def expand(files: Sequence[str | Path]) -> list[Picture]:
+    """The pictures meant by files, folders, glob patterns and "-"."""
+    pictures: list[Picture] = []
+    for file in files:
+        if str(file) == STDIN:
+            pictures.append(NamedBytes(sys.stdin.buffer.read(), "stdin"))
+        else:
+            pictures += find_images([file])
+    return pictures
+
+
+class NamedBytes(io.BytesIO):
+    """Bytes of a picture, and what to call it."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
+def _name(picture: Picture) -> str:
+    if isinstance(picture, str | Path):
+        return str(picture)
+    if isinstance(picture, Image.Image):
+        return str(getattr(picture, "filename", "") or "image")
+    return str(getattr(picture, "name", "") or "image")
+
+
+def _chunks(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+    chunk: list[Picture] = []
+    for picture in pictures:
+        chunk.append(picture)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+callable_module(__name__)

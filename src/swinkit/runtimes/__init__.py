@@ -1,0 +1,1 @@
+"""One call, `run(images) -> logits`, whatever executes the model."""

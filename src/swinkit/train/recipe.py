@@ -1,0 +1,173 @@
+"""Recipe: everything that decides a training run, read from YAML and overridden from the command line. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+import yaml
+
+from swinkit.errors import ConfigError, UnknownNameError
+
+DEFAULT_DATA = "fashion-mnist-sample"
+DEVICE_HELP = '"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".'
+
+
+def _field(default: Any, says: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": says})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Names are timm's where timm has one."""
+
+    data: str = _field(DEFAULT_DATA, "A built-in data set, or a folder in ImageFolder layout.")
+    val_fraction: float | None = _field(None, "Part of the training images held out for validation where the data has no val/ of its own.")
+    model: str = _field("swin_nano_patch2_window7_28", "A name from `swinkit models`.")
+    img_size: int | None = _field(None, "Image size in pixels; by default the model's.")
+    window_size: int | None = _field(None, "Window size in tokens; by default the model's.")
+    ape: bool | None = _field(None, "Whether to add an absolute position embedding; by default as the model has it.")
+    drop_path: float | None = _field(None, "Stochastic depth of the last block; by default the model's.")
+    epochs: int = _field(30, "Passes over the training images.")
+    batch_size: int = _field(64, "Images per step (per forward pass; see grad_accum_steps).")
+    grad_accum_steps: int = _field(1, "Forward passes whose gradients are added up to one optimiser step.")
+    lr: float = _field(1e-3, "Highest learning rate, for the batch size given.")
+    min_lr: float = _field(1e-5, "Learning rate at the end of the cosine.")
+    warmup_epochs: float = _field(1.0, "Epochs over which the learning rate rises linearly; at most half of the run.")
+    weight_decay: float = _field(0.05, "AdamW's weight decay; norms, biases and position parameters have none.")
+    beta2: float = _field(0.999, "AdamW's second moment decay.")
+    clip_grad: float = _field(5.0, "Largest gradient norm; 0 turns clipping off.")
+    smoothing: float = _field(0.1, "Label smoothing.")
+    mixup: float = _field(0.0, "Mixup alpha; 0 is off.")
+    cutmix: float = _field(0.0, "CutMix alpha; 0 is off.")
+    scale: tuple[float, float] | None = _field(None, "Smallest and largest part of the image that a random resized crop keeps.")
+    hflip: float = _field(0.5, "Probability of a mirror image.")
+    crop_padding: int = _field(0, "Pixels of border before a random crop without scaling.")
+    aa: str = _field("", 'RandAugment as "rand-m9-n2" (magnitude 9, 2 operations); empty is off.')
+    color_jitter: float = _field(0.0, "Strength of brightness, contrast and saturation jitter.")
+    reprob: float = _field(0.0, "Probability of random erasing.")
+    mean: tuple[float, ...] | None = _field(None, "Pixel mean per channel, in [0, 1]; by default the data's.")
+    std: tuple[float, ...] | None = _field(None, "Pixel standard deviation per channel; by default the data's.")
+    crop_pct: float = _field(1.0, "Part of the resized image that evaluation keeps.")
+    model_ema: float = _field(0.0, "Decay of the running average of the weights, which is then what is evaluated and saved; 0 is off.")
+    weight_init: str = _field("original", '"original" (deviation 0.02) or "xavier", which starts narrow models much faster.')
+    amp: str = _field("auto", 'Mixed precision: "auto" (bfloat16 where the hardware has it), "bfloat16", "float16" or "off".')
+    compile: bool = _field(False, "Compile the model with torch.compile.")
+    grad_checkpointing: bool = _field(False, "Recompute activations in the backward pass to save memory.")
+    device: str = _field("auto", DEVICE_HELP)
+    workers: int = _field(0, "Processes that load images; 0 loads in the main process.")
+    threads: int = _field(0, "CPU threads; 0 leaves torch's choice.")
+    seed: int = _field(0, "Seed of everything random.")
+
+    def __post_init__(self) -> None:
+        for field, kind in get_type_hints(type(self)).items():
+            object.__setattr__(self, field, _fitted(field, getattr(self, field), kind))
+        for field in ("epochs", "batch_size", "grad_accum_steps"):
+            _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        for field in ("warmup_epochs", "weight_decay", "clip_grad", "mixup", "cutmix", "workers", "threads", "seed", "min_lr"):
+            _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
+        for field in ("smoothing", "model_ema", "beta2"):
+            _require(0 <= getattr(self, field) < 1, field, getattr(self, field), "from 0 up to, not including, 1")
+        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(self.amp in ("auto", "off", "bfloat16", "float16"), "amp", self.amp, "auto, off, bfloat16 or float16")
+        _require(self.weight_init in ("original", "xavier"), "weight_init", self.weight_init, "original or xavier")
+        self.randaugment()
+
+    def randaugment(self) -> tuple[int, int]:
+        """(operations, magnitude) of `aa`."""
+        if not self.aa:
+            return (0, 0)
+        found = re.fullmatch(r"rand-m(\d+)(?:-n(\d+))?", self.aa)
+        _require(found is not None, "aa", self.aa, 'empty or like "rand-m9-n2"')
+        assert found is not None
+        return (int(found[2] or 2), int(found[1]))
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values, checked again. Errors: UnknownNameError, ConfigError."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                raise UnknownNameError("recipe option", name, known)
+        return dataclasses.replace(self, **changes)
+
+    def to_yaml(self) -> str:
+        """The text that `load_recipe` reads back."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()}
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with swinkit."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_file: str | Path, **changes: Any) -> Recipe:
+    """A recipe by name or from a YAML file, such as a run's config.yaml, with some values changed.
+
+    Errors: UnknownNameError for a recipe or an option that does not exist, ConfigError for values or files that do not fit.
+    """
+    path = Path(name_or_file)
+    if str(name_or_file) in list_recipes():
+        text = (_folder() / f"{name_or_file}.yaml").read_text(encoding="utf-8")
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise UnknownNameError("recipe", str(name_or_file), list_recipes(), hint="A path to a YAML file works too.")
+    return Recipe().replace(**(_parsed(text, path) | changes))
+
+
+def recipe_for(data: str) -> str:
+    """The name of the recipe that suits a data set when none is asked for."""
+    return data if data in list_recipes() else "folder"
+
+
+def _folder() -> Any:
+    return resources.files("swinkit.train") / "recipes"
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} holds {type(content).__name__}; expected one `option: value` per line.")
+    return {str(name): value for name, value in content.items()}
+
+
+def _fitted(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the field's type, where nothing is lost by it (1 for a float, a list for a tuple, 1e-3 that YAML took for text)."""
+    kinds = [option for option in (get_args(kind) if type(None) in get_args(kind) else (kind,)) if option is not type(None)]
+    if value is None and len(kinds) < len(get_args(kind) or kinds):
+        return None
+    wanted = kinds[0]
+    if get_origin(wanted) is tuple:
+        _require(isinstance(value, list | tuple), name, value, "a list of numbers")
+        items = tuple(_fitted(name, item, float) for item in value)
+        count = get_args(wanted)
+        _require(Ellipsis in count or len(items) == len(count), name, value, f"{len(count)} numbers")
+        return items
+    if wanted is float:
+        return _as_float(name, value)
+    fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+    _require(fits, name, value, {int: "a whole number", bool: "true or false", str: "text"}[wanted])
+    return value
+
+
+def _as_float(name: str, value: Any) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) else float("nan")
+    except (TypeError, ValueError):
+        number = float("nan")
+    _require(number == number and abs(number) != float("inf"), name, value, "a finite number")
+    return number
+
+
+def _require(condition: bool, name: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"The recipe's {name} is {value!r}; expected {expected}.")
