@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from swinkit.predict import Failure
     from swinkit.tasks.classify import Prediction
 
-app = App(name="swinkit", version=__version__, help="The Swin Transformer: train it, use it, look inside.", result_action="return_value")
+app = App(
+    name="swinkit",
+    version=__version__,
+    help="The Swin Transformer: train it, use it, look inside.",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+STDIN = "<stdin>"
+"""Stands for "-" on the way through cyclopts, which would take it for an option."""
 
 Source = Annotated[str, Parameter(help="A run folder, a checkpoint in it, or a folder of save_pretrained.")]
 Device = Annotated[str, Parameter(help=DEVICE_HELP)]
@@ -111,8 +120,8 @@ def predict(
     """Name what is in images. One that cannot be read is reported, the rest go on, and the exit code is 1."""
     from swinkit.predict import Predictor, expand
 
-    pictures = expand(files)
     predictor = Predictor(source, device=device, amp=amp, batch_size=batch_size)
+    pictures = expand(["-" if file == STDIN else file for file in files])
     with _bar("predicting") as update:
         results = _counted(predictor.stream(pictures, top_k=top_k), len(pictures), update)
         return _print_predictions(results, "json" if as_json else "csv" if as_csv else "text")
@@ -211,7 +220,7 @@ def _counted(results: Iterable[Any], total: int, update: Any) -> Iterator[Any]:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:
-        result = app(list(arguments), exit_on_error=False, print_error=False)
+        result = app([STDIN if argument == "-" else argument for argument in arguments], exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except CycloptsError as error:

@@ -113,8 +113,8 @@ def predict(
 
     Errors: those of Predictor; DataError for a path that does not exist. Pictures that cannot be read come as Failures.
     """
-    pictures = expand(files)
-    return Predictor(source, device=device, amp=amp, batch_size=batch_size).stream(pictures, top_k=top_k)
+    predictor = Predictor(source, device=device, amp=amp, batch_size=batch_size)
+    return predictor.stream(expand(files), top_k=top_k)
 
 
 def expand(files: Sequence[str | Path]) -> list[Picture]:

@@ -23,10 +23,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".writing", dir=folder.parent))
     try:
         yield beside
-        for path in beside.rglob("*"):
+        for path in (*beside.rglob("*"), beside):
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             flush(path)
-        flush(beside)
-        beside.chmod(0o777 & ~_umask())
         beside.replace(folder)
         flush(folder.parent)
     except BaseException:

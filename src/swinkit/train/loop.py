@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import threading
 import time
@@ -38,6 +39,9 @@ Micro = tuple[Tensor, Tensor]
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop and saved its state first."""
 
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"Everything is saved; go on with: swinkit train --resume {shlex.quote(str(run.folder))}")
+
 
 class Trainer:
     """Everything that changes while a model trains."""
@@ -64,7 +68,7 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, recipe, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         self.step, self.best = 0, -1.0
-        self.window = Window()
+        self.window, self.epoch_window = Window(), Window()
         self.log_every = max(self.steps_per_epoch // 10, 1)
         self.stop = threading.Event()
 
@@ -82,8 +86,11 @@ class Trainer:
                 best = scores.top1 > self.best
                 self.best = max(self.best, scores.top1)
                 log({"kind": "val", "step": self.step, "epoch": epoch + 1, "loss": scores.loss, "top1": scores.top1})
+                progress.measured(*self.epoch_window.take())
                 progress.epoch(epoch + 1, scores.loss, scores.top1, best)
                 self.save(best)
+                if self.stop.is_set() and epoch + 1 < self.recipe.epochs:
+                    raise Interrupted(self.run)
 
     def _epoch(self, epoch: int, progress: TrainingProgress, log: Log) -> None:
         self.model.train()
@@ -93,13 +100,14 @@ class Trainer:
         for _ in range(first, self.steps_per_epoch):
             started = time.perf_counter()
             self._step(list(islice(batches, self.accumulate)))
-            self.window.seconds += time.perf_counter() - started
+            for window in (self.window, self.epoch_window):
+                window.seconds += time.perf_counter() - started
             progress.step(self.step)
             if self.step % self.log_every == 0 or self.step % self.steps_per_epoch == 0:
                 self._report(progress, log)
-            if self.stop.is_set():
+            if self.stop.is_set() and self.step % self.steps_per_epoch:
                 self.save(best=False)
-                raise Interrupted
+                raise Interrupted(self.run)
 
     def _step(self, batches: list[Micro]) -> None:
         """One optimiser step. Its chance (mixing, dropout, stochastic depth) comes from the seed and its number alone."""
@@ -111,7 +119,9 @@ class Trainer:
                 logits = self.forward(mixed)
             loss = soft_cross_entropy(logits, targets, self.recipe.smoothing)
             self.scaler.scale(loss / len(batches)).backward()
-            self.window.add(loss.detach(), (logits.detach().argmax(1) == labels).sum(), len(labels))
+            correct = (logits.detach().argmax(1) == labels).sum()
+            for window in (self.window, self.epoch_window):
+                window.add(loss.detach(), correct, len(labels))
         if self.recipe.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
@@ -131,7 +141,7 @@ class Trainer:
                 f"The loss is {loss} at step {self.step} (learning rate {self.schedule.get_last_lr()[0]:.2g}). {kept} "
                 "Try a lower --lr, a longer --warmup-epochs, or --amp off."
             )
-        progress.measured(images_per_s, loss, accuracy)
+        progress.measured(loss, accuracy, images_per_s)
         lr = self.schedule.get_last_lr()[0]
         record = {"epoch": self.step / self.steps_per_epoch, "loss": loss, "accuracy": accuracy, "lr": lr, "images_per_s": images_per_s}
         log({"kind": "train", "step": self.step} | record)
@@ -180,8 +190,9 @@ class Window:
         self.images, self.batches = self.images + images, self.batches + 1
 
     def take(self) -> tuple[float, float, float]:
-        """(mean loss, accuracy, images per second), and start again."""
-        result = (float(self.loss) / self.batches, int(self.correct) / self.images, self.images / max(self.seconds, 1e-9))
+        """(mean loss, accuracy, images per second), and start again; zeros if nothing was added."""
+        images = max(self.images, 1)
+        result = (float(self.loss) / max(self.batches, 1), int(self.correct) / images, self.images / max(self.seconds, 1e-9))
         self.__init__()  # type: ignore[misc]
         return result
 

@@ -46,8 +46,8 @@ class TrainingProgress:
         epoch = min((done - 1) // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(self.task, completed=done, description=f"epoch {epoch}/{self.epochs}", numbers=self.numbers + self.validated)
 
-    def measured(self, images_per_s: float, loss: float, accuracy: float) -> None:
-        """Fresh numbers for the bar: images per second, mean loss, training accuracy (0 to 1)."""
+    def measured(self, loss: float, accuracy: float, images_per_s: float) -> None:
+        """Fresh numbers: mean loss, training accuracy (0 to 1), images per second."""
         self.numbers = f"{images_per_s:5.0f} images/s  loss {loss:.3f}  train {100 * accuracy:4.1f} %"
 
     def epoch(self, epoch: int, loss: float, top1: float, best: bool) -> None:

@@ -29,13 +29,17 @@ class Run:
         self.folder = folder
         self.config, self.metrics, self.report = folder / "config.yaml", folder / "metrics.jsonl", folder / "report.html"
 
-    @classmethod
-    def create(cls, folder: Path) -> Run:
-        """Make a new, empty folder. Errors: DataError if it holds something."""
+    def check_free(self) -> None:
+        """Errors: DataError if the folder holds something already."""
+        folder = self.folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DataError(f"{folder} exists and is not empty; give another --output, or go on with it: --resume {folder}")
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        return cls(folder)
+
+    def create(self, config: str) -> None:
+        """Make the folder, with its config.yaml. Errors: DataError if it holds something already."""
+        self.check_free()
+        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_atomic(self.config, config)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; it is on its way to the disk when this returns."""

@@ -13,8 +13,7 @@ import torch
 from rich.console import Console
 
 import swinkit
-from swinkit.checkpoints.files import write_atomic
-from swinkit.data import Splits, open_data
+from swinkit.data import open_data
 from swinkit.errors import ConfigError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
@@ -54,10 +53,11 @@ def start_run(
         recipe = recipe_for(str(data or DEFAULT_DATA))
     changes = dict(options) | ({"data": str(data)} if data is not None else {})
     chosen = load_recipe(recipe, **changes)
-    splits = open_data(chosen.data, seed=chosen.seed, val_fraction=chosen.val_fraction)
-    run = Run.create(Path(output) if output else _new_folder(chosen))
-    write_atomic(run.config, _config_text(chosen, command))
-    return _train(chosen, splits, run, command, console or Console(stderr=True), resumed=False)
+    run = Run(Path(output) if output else _new_folder(chosen))
+    run.check_free()
+    trainer = _trainer(chosen, run)
+    run.create(_config_text(chosen, command))
+    return _train(trainer, command, console or Console(stderr=True))
 
 
 def resume_run(folder: str | Path, data: Any, recipe: Any, output: Any, options: Mapping[str, Any], *, console: Console | None) -> Trained:
@@ -68,27 +68,29 @@ def resume_run(folder: str | Path, data: Any, recipe: Any, output: Any, options:
     run = Run(Path(folder))
     if not run.config.is_file():
         raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-    recipe = load_recipe(run.config)
-    splits = open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction)
-    return _train(recipe, splits, run, f"swinkit train --resume {folder}", console or Console(stderr=True), resumed=True)
+    trainer = _trainer(load_recipe(run.config), run)
+    trainer.resume()
+    return _train(trainer, f"swinkit train --resume {folder}", console or Console(stderr=True))
 
 
-def _train(recipe: Recipe, splits: Splits, run: Run, command: str, console: Console, resumed: bool) -> Trained:
+def _trainer(recipe: Recipe, run: Run) -> Trainer:
+    """Everything that can be wrong is found here, before anything is written."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    trainer = Trainer(recipe, splits, run)
-    if resumed:
-        trainer.resume()
-    started = time.monotonic()
-    with TrainingProgress(console, recipe.epochs, trainer.steps_per_epoch, trainer.step) as progress, Log(run, trainer.step) as log:
-        for line in _introduction(trainer, run, resumed):
+    return Trainer(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), run)
+
+
+def _train(trainer: Trainer, command: str, console: Console) -> Trained:
+    run, epochs, started = trainer.run, trainer.recipe.epochs, time.monotonic()
+    with TrainingProgress(console, epochs, trainer.steps_per_epoch, trainer.step) as progress, Log(run, trainer.step) as log:
+        for line in _introduction(trainer):
             progress.say(line)
         trainer.fit(progress, log)
     scores, scored_on = finish(trainer, command, time.monotonic() - started, console)
     return Trained(run.folder, scores, scored_on, run.report)
 
 
-def _introduction(trainer: Trainer, run: Run, resumed: bool) -> list[str]:
+def _introduction(trainer: Trainer) -> list[str]:
     recipe, splits = trainer.recipe, trainer.splits
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     precision = str(trainer.amp or torch.float32).removeprefix("torch.")
@@ -101,9 +103,9 @@ def _introduction(trainer: Trainer, run: Run, resumed: bool) -> list[str]:
         f"recipe  {recipe.epochs} epochs of {trainer.steps_per_epoch} steps, batch {trainer.batch_size * trainer.accumulate}, "
         f"learning rate {recipe.lr:g}, seed {recipe.seed}",
         f"on      {describe(trainer.device)}, {precision}",
-        f"run     {run.folder}",
+        f"run     {trainer.run.folder}",
     ]
-    if resumed:
+    if trainer.step:
         lines.append(f"resumed at step {trainer.step} of {recipe.epochs * trainer.steps_per_epoch}")
     return lines
 

@@ -1,0 +1,169 @@
+"""Training: the run folder, reproducing it, resuming it, and stopping with a sentence."""
+
+import json
+import re
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+import swinkit
+from conftest import TINY
+from swinkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
+from swinkit.train.loop import Interrupted, Trainer
+from swinkit.train.recipe import Recipe, list_recipes, load_recipe
+
+QUIET = Console(quiet=True)
+
+
+def losses(run):
+    return [(r["step"], r["loss"]) for r in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if r["kind"] == "train"]
+
+
+def test_run_folder_is_complete(trained, pictures):
+    run = trained.run
+    assert trained.scored_on == "test"
+    assert trained.scores.count == 18
+    assert trained.scores.top1 > 0.8, "three colours are easy"
+    for name in ("config.yaml", "metrics.jsonl", "report.html", "scores-test.json", "tensorboard"):
+        assert (run / name).exists(), name
+    for pointer in ("last", "best"):
+        assert {path.name for path in (run / pointer).iterdir()} == {"config.json", "model.safetensors", "training.pt"}
+    assert len(list((run / "checkpoints").iterdir())) <= 2
+    kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("val") == TINY["epochs"]
+    assert list((run / "tensorboard").iterdir())
+    assert str(pictures) in (run / "config.yaml").read_text()
+
+
+def test_report_needs_nothing_from_outside(trained):
+    page = trained.report.read_text()
+    assert not re.findall(r"(?:src|href)=[\"']?https?://", page)
+    assert "blue" in page
+
+
+def test_best_was_chosen_on_validation_images(trained):
+    records = [json.loads(line) for line in (trained.run / "metrics.jsonl").read_text().splitlines()]
+    top1 = {r["step"]: r["top1"] for r in records if r["kind"] == "val"}
+    best = int((trained.run / "best").resolve().name.removeprefix("step-"))
+    assert top1[best] == max(top1.values())
+    assert best == min(step for step, value in top1.items() if value == max(top1.values())), "the first of equals"
+
+
+def test_config_yaml_reproduces_the_run(trained, tmp_path):
+    again = swinkit.train(recipe=trained.run / "config.yaml", output=tmp_path / "again", console=QUIET)
+    assert losses(again.run) == losses(trained.run)
+    first, second = (load_file(run / "last" / "model.safetensors") for run in (trained.run, again.run))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("at", [3, 7, 11])
+def test_resume_continues_bit_for_bit(trained, tmp_path, monkeypatch, at):
+    step = Trainer._step
+
+    def stop_at(self, batches):
+        step(self, batches)
+        if self.step == at:
+            self.stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop_at)
+        with pytest.raises(Interrupted, match="--resume"):
+            swinkit.train(recipe=trained.run / "config.yaml", output=tmp_path / "run", console=QUIET)
+    assert int((tmp_path / "run" / "last").resolve().name.removeprefix("step-")) == at
+    swinkit.train(resume=tmp_path / "run", console=QUIET)
+    assert losses(tmp_path / "run") == losses(trained.run)
+    first, second = (load_file(run / "last" / "model.safetensors") for run in (trained.run, tmp_path / "run"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_averaged_weights_are_saved_and_raw_ones_kept(trained):
+    state = torch.load(trained.run / "last" / "training.pt", weights_only=True)
+    saved = load_file(trained.run / "last" / "model.safetensors")
+    assert state["average"]["module.head.weight"].equal(saved["head.weight"])
+    assert not state["model"]["head.weight"].equal(saved["head.weight"])
+
+
+def test_loss_that_is_not_finite_stops_with_a_sentence(pictures, tmp_path):
+    with pytest.raises(TrainingError, match=r"loss is nan at step \d+ .*no checkpoint yet.*lower --lr"):
+        swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **(TINY | {"lr": 1e30, "warmup_epochs": 0, "clip_grad": 0}))
+
+
+def test_mixing_accumulation_and_float16(pictures, tmp_path):
+    options = TINY | {"epochs": 1, "mixup": 0.8, "cutmix": 1.0, "grad_accum_steps": 3, "amp": "float16", "reprob": 0.25, "aa": "rand-m9-n2"}
+    run = swinkit.train(pictures, output=tmp_path / "run", console=QUIET, grad_checkpointing=True, **options).run
+    assert [step for step, _ in losses(run)] == [1, 2], "7 batches make 2 steps of 3"
+
+
+def test_batch_larger_than_the_set_is_cut(pictures, tmp_path):
+    run = swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **(TINY | {"epochs": 1, "batch_size": 1000})).run
+    assert [step for step, _ in losses(run)] == [1]
+
+
+def test_one_folder_is_split_and_scored_on_validation(pictures, tmp_path):
+    result = swinkit.train(pictures / "train", output=tmp_path / "run", console=QUIET, **(TINY | {"epochs": 1}))
+    assert result.scored_on == "val"
+    assert result.scores.count == 6
+
+
+def test_nothing_is_written_when_something_is_wrong(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for wrong, error in (
+        ({"data": "fashion-mnits"}, UnknownNameError),
+        ({"data": tmp_path / "none"}, DataError),
+        ({"data": pictures, "model": "swin_tiny"}, UnknownNameError),
+        ({"data": pictures, "recipe": "fast"}, UnknownNameError),
+        ({"data": pictures, "epoch": 3}, UnknownNameError),
+        ({"data": pictures, "epochs": 0}, ConfigError),
+        ({"data": pictures, "lr": float("nan")}, ConfigError),
+        ({"data": pictures, "device": "cuda:99"}, ConfigError),
+        ({"resume": pictures}, ConfigError),
+        ({"resume": tmp_path, "epochs": 3}, ConfigError),
+    ):
+        with pytest.raises(error):
+            swinkit.train(console=QUIET, **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_is_taken_is_left_alone(trained, pictures):
+    before = (trained.run / "metrics.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"not empty.*--resume"):
+        swinkit.train(pictures, output=trained.run, console=QUIET, **TINY)
+    assert (trained.run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipes_load_and_survive_yaml(name, tmp_path):
+    recipe = load_recipe(name)
+    (tmp_path / "config.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "config.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": "many"}, "epochs is 'many'; expected a whole number"),
+        ({"lr": -1}, "lr is -1.0; expected above 0"),
+        ({"compile": 1}, "compile is 1; expected true or false"),
+        ({"aa": "augmix"}, "rand-m9-n2"),
+        ({"scale": 0.5}, "a list of numbers"),
+        ({"scale": [0.5]}, "2 numbers"),
+        ({"smoothing": 1.0}, "not including, 1"),
+        ({"amp": "half"}, "auto, off, bfloat16 or float16"),
+    ],
+)
+def test_recipe_errors_are_sentences(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**wrong)
+
+
+def test_broken_recipe_files(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: [1, 2")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="one `option: value` per line"):
+        load_recipe(tmp_path / "a.yaml")
+    with pytest.raises(UnknownNameError, match="Did you mean folder"):
+        load_recipe("fodler")
