@@ -31,9 +31,8 @@ def main(repetitions):
             started = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             times[name].append(time.perf_counter() - started)
-    print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {repetitions} repetitions"
-    )
+    where, versions = platform.processor() or platform.machine(), f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{where}, {versions}, {repetitions} repetitions")
     for name, values in times.items():
         low, middle, high = statistics.quantiles(values, n=4)
         print(f"{name:36} {middle:6.3f}  ({low:.3f} to {high:.3f})")
