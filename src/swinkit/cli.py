@@ -49,8 +49,8 @@ def _options() -> Any:
     for field in dataclasses.fields(Recipe):
         if field.name != "data":
             says = Parameter(help=field.metadata["help"], show_default=False)
-            kind: Any = Annotated.__class_getitem__((hints[field.name] | None, says))  # type: ignore[attr-defined]
-            fields.append((field.name, kind, dataclasses.field(default=None)))
+            optional: Any = hints[field.name] | None
+            fields.append((field.name, Annotated[optional, says], dataclasses.field(default=None)))
     # cyclopts looks the class up in its module.
     return dataclasses.make_dataclass("Options", fields, frozen=True, namespace={"__module__": __name__})
 

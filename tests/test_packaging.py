@@ -1,0 +1,69 @@
+"""A wheel and an sdist build, hold what they need, and work where nothing else of the project is."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMOKE = """
+import sys, swinkit
+from pathlib import Path
+assert Path(swinkit.__file__).is_relative_to(sys.argv[1]), swinkit.__file__
+from swinkit.data import open_data
+assert len(open_data("fashion-mnist-sample").train) == 5400
+result = swinkit.train(sys.argv[2], output=sys.argv[3], epochs=1, batch_size=8, model="swin_pico_patch2_window4_32", threads=1)
+assert result.report.is_file()
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    source = out / "source"
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("needs a git checkout, to build from what is in it and nothing else")
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+
+
+def test_wheel_holds_code_and_data_and_no_tests(built):
+    names = set(zipfile.ZipFile(built[0]).namelist())
+    package = ROOT / "src" / "swinkit"
+    wanted = {f"swinkit/{path.relative_to(package)}" for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert wanted <= names
+    assert all(name.startswith(("swinkit/", "swinkit-")) for name in names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_sdist_holds_the_package(built):
+    with tarfile.open(built[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "src/swinkit/model.py", "src/swinkit/py.typed"} <= names
+
+
+def test_wheel_works_alone(built, tmp_path, pictures):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(built[0])]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    arguments = [str(site), str(pictures), str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", SMOKE, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    version = subprocess.run(
+        [sys.executable, "-m", "swinkit", "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert version.stdout.strip()
