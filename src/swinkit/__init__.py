@@ -22,6 +22,7 @@ _HOME = {
     "from_pretrained": "build",
     "save_pretrained": "build",
     "list_models": "variants",
+    "models": "catalogue",
     "Predictor": "predict",
     "Prediction": "tasks.classify",
     "Scores": "tasks.classify",
@@ -35,6 +36,7 @@ _VERBS = ("train", "evaluate", "predict", "doctor")
 if TYPE_CHECKING:
     from swinkit.backbone import SwinBackbone
     from swinkit.build import create_model, from_pretrained, save_pretrained
+    from swinkit.catalogue import models
     from swinkit.config import SwinConfig
     from swinkit.data import Preprocess, read_image
     from swinkit.doctor import doctor
@@ -59,6 +61,7 @@ __all__ = [
     "evaluate",
     "from_pretrained",
     "list_models",
+    "models",
     "predict",
     "read_image",
     "save_pretrained",

@@ -37,9 +37,7 @@ class Plan:
 
 PLANS = (
     Plan("Loss", (("training", "train", "loss"), ("validation", "val", "loss")), "{:.3g}", "lowest", np.min),
-    Plan(
-        "Validation accuracy", (("weights", "val", "top1"), ("averaged weights", "val", "top1_ema")), "{:.1%}", "best", np.max, percent=True
-    ),
+    Plan("Accuracy", (("training", "train", "accuracy"), ("validation", "val", "top1")), "{:.1%}", "best", np.max, percent=True),
     Plan("Learning rate", (("learning rate", "train", "lr"),), "{:.2g}", "highest", np.max),
     Plan("Images per second", (("training", "train", "images_per_s"),), "{:,.0f}", "median", np.median),
 )

@@ -1,7 +1,7 @@
 """The records of a run as lines to draw.
 
-A record is a line of metrics.jsonl. `train` records hold step, epoch (fractional), loss, lr, images_per_s; `val` records hold
-step, epoch, loss, top1 and perhaps top1_ema. Any of them may be missing or not finite.
+A record is a line of metrics.jsonl. `train` records hold step, epoch (fractional), loss, accuracy, lr, images_per_s; `val` records hold
+step, epoch, loss and top1. Any of them may be missing or not finite.
 """
 
 from __future__ import annotations

@@ -47,6 +47,9 @@ class Report:
     summary: Mapping[str, str]
     scores: Scores
     test_name: str
+    """What the scored images are called: "On 1,000 images of <test_name> the model ..."."""
+    split: str = "test"
+    """ "test" or "validation": which accuracy the headline is."""
     history: Sequence[Record] = ()
     mistakes: Sequence[MistakePicture] = ()
     config: str = ""
@@ -100,7 +103,7 @@ def _facts(report: Report) -> dict[str, Any]:
 def _headlines(report: Report) -> list[tuple[str, str, str]]:
     """(value, what it is, a word more) for each number in big type."""
     scores = report.scores
-    top = [(_percent(scores.top1), "test accuracy", f"± {100 * scores.top1_standard_error:.1f} standard error")]
+    top = [(_percent(scores.top1), f"{report.split} accuracy", f"± {100 * scores.top1_standard_error:.1f} standard error")]
     if len(scores.classes) > 5:
         top.append((_percent(scores.top5), "top-5 accuracy", "the right class is among the five best"))
     top.append((_percent(scores.ece), "calibration error", "how far confidence is from accuracy"))
@@ -109,8 +112,8 @@ def _headlines(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _epochs(history: Sequence[Record]) -> list[list[str]]:
-    """The validation records as rows of text: epoch, step, loss, accuracy, accuracy of the averaged weights."""
-    forms = {"epoch": "{:g}", "step": "{:,.0f}", "loss": "{:.4f}", "top1": "{:.2%}", "top1_ema": "{:.2%}"}
+    """The validation records as rows of text: epoch, step, loss, accuracy."""
+    forms = {"epoch": "{:g}", "step": "{:,.0f}", "loss": "{:.4f}", "top1": "{:.2%}"}
     records = [record for record in history if record.get("kind") == "val"]
     return [
         [form.format(number(record, key)).replace("nan%", "-").replace("%", "\u00a0%") for key, form in forms.items()] for record in records
