@@ -74,7 +74,7 @@ def scores_of(classes: tuple[str, ...], spread: float = 2.0) -> Scores:
 
 def history_of(epochs: int, steps: int = 4) -> list[dict[str, Any]]:
     trained = [
-        {"kind": "train", "step": step, "epoch": step / steps, "loss": 2 / (1 + step), "lr": 1e-3, "images_per_s": 900.0}
+        {"kind": "train", "step": step, "epoch": step / steps, "loss": 2 / (1 + step), "accuracy": 0.5, "lr": 1e-3, "images_per_s": 900.0}
         for step in range(epochs * steps + 1)
     ]
     checked = [{"kind": "val", "step": steps * (e + 1), "epoch": e, "loss": 1.0, "top1": 0.9 - 0.1 / (e + 1)} for e in range(epochs)]
@@ -187,7 +187,7 @@ def test_curves_take_the_colours_of_the_page() -> None:
     assert "var(--two)" in drawn[0].svg
     assert not any(re.search(r"#[0-9a-f]{6}\b|font-family|<style|<metadata", chart.svg) for chart in drawn)
     assert drawn[0].words == ("training: 0.154 at the end, lowest 0.154", "validation: 1 at the end, lowest 1")
-    assert drawn[1].words[0] == "weights: 86.7\xa0% at the end, best 86.7\xa0%"
+    assert drawn[1].words[1] == "validation: 86.7\xa0% at the end, best 86.7\xa0%"
 
 
 def test_a_validation_stands_after_the_steps_it_followed() -> None:
