@@ -138,10 +138,9 @@ def window_attention(
     scores = q * scale @ k.transpose(-2, -1)  # B, G, K, N, N
     if scores.dtype == torch.float16:
         scores = scores.clamp(-3e4, 3e4)  # an overflowed score would make the softmax NaN
-    scores = scores + bias
     if any(shift):
-        scores = scores + seam_penalty(grid, window, shift, scores.dtype, scores.device)
-    out = F.dropout(scores.softmax(-1).to(v.dtype), dropout_p) @ v
+        bias = bias + seam_penalty(grid, window, shift, bias.dtype, bias.device)  # G, K, N, N
+    out = F.dropout((scores + bias).softmax(-1).to(v.dtype), dropout_p) @ v
     out = from_windows(out.transpose(2, 3).flatten(3), window, grid)  # B, H', W', C
     if any(shift):
         out = out.roll(shift, dims=(1, 2))
