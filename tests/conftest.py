@@ -20,7 +20,7 @@ TINY = {
     "epochs": 3,
     "batch_size": 8,
     "lr": 2e-3,
-    "amp": "off",
+    "amp": False,
     "threads": 1,
     "device": "cpu",
 }
@@ -56,4 +56,4 @@ def trained(pictures, tmp_path_factory):
     import swinkit
 
     output = tmp_path_factory.mktemp("runs") / "colours"
-    return swinkit.train(pictures, output=output, console=Console(quiet=True), model_ema=0.9, **TINY)
+    return swinkit.train(pictures, output=output, console=Console(quiet=True), model_ema=True, model_ema_decay=0.9, **TINY)

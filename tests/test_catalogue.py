@@ -64,7 +64,7 @@ def test_doctor(capsys):
 
 def test_doctor_names_what_is_missing(monkeypatch, capsys):
     monkeypatch.setattr("swinkit.doctor.EXTRAS", {"dev": ("pytest", "no-such-package")})
-    monkeypatch.setattr("swinkit.doctor.REQUIRED", ("torch", "no-such-requirement"))
+    monkeypatch.setattr("swinkit.doctor._required", lambda: ["torch", "no-such-requirement"])
     assert run(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "missing no-such-package; install with: pip install 'swinkit[dev]'" in out

@@ -6,7 +6,7 @@ import torch
 
 import golden_cases as golden
 from swinkit.backbone import SwinBackbone
-from swinkit.model import SwinTransformer, relative_position_index, seam_mask, seam_penalty
+from swinkit.model import SwinTransformer, relative_position_index, seam_mask, seam_sides
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
@@ -74,6 +74,6 @@ def test_relative_position_index(side):
     [("attn_mask.14x14.w7.s3", (14, 14)), ("attn_mask.dense.10x10.w7.s3", (14, 14)), ("attn_mask.dense.10x17.w7.s3", (14, 21))],
 )
 def test_mask(name, grid):
-    penalty = seam_penalty(grid, (7, 7), (3, 3), torch.float32, torch.device("cpu"))
-    assert np.array_equal(penalty[:, 0].numpy(), TABLES[name])
-    assert np.array_equal(seam_mask(grid, (7, 7), (3, 3)).numpy(), TABLES[name] == 0)
+    mask = seam_mask(seam_sides(grid, (7, 7), (3, 3)))
+    assert np.array_equal(mask.numpy(), TABLES[name] == 0)
+    assert set(np.unique(TABLES[name])) == {-100.0, 0.0}

@@ -86,13 +86,22 @@ def test_averaged_weights_are_saved_and_raw_ones_kept(trained):
 
 
 def test_loss_that_is_not_finite_stops_with_a_sentence(pictures, tmp_path):
-    with pytest.raises(TrainingError, match=r"loss is nan at step \d+ .*no checkpoint yet.*lower --lr"):
+    with pytest.raises(TrainingError, match=r"not finite|loss is nan.* at step \d+ .*no checkpoint yet.*lower --lr"):
         swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **(TINY | {"lr": 1e30, "warmup_epochs": 0, "clip_grad": 0}))
 
 
 def test_mixing_accumulation_and_float16(pictures, tmp_path):
-    options = TINY | {"epochs": 1, "mixup": 0.8, "cutmix": 1.0, "grad_accum_steps": 3, "amp": "float16", "reprob": 0.25, "aa": "rand-m9-n2"}
-    run = swinkit.train(pictures, output=tmp_path / "run", console=QUIET, grad_checkpointing=True, **options).run
+    options = TINY | {
+        "epochs": 1,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "grad_accum_steps": 3,
+        "amp": True,
+        "amp_dtype": "float16",
+        "reprob": 0.25,
+        "aa": "rand-m9-n2",
+    }
+    run = swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **options).run
     assert [step for step, _ in losses(run)] == [1, 2], "7 batches make 2 steps of 3"
 
 
@@ -150,7 +159,8 @@ def test_recipes_load_and_survive_yaml(name, tmp_path):
         ({"scale": 0.5}, "a list of numbers"),
         ({"scale": [0.5]}, "2 numbers"),
         ({"smoothing": 1.0}, "not including, 1"),
-        ({"amp": "half"}, "auto, off, bfloat16 or float16"),
+        ({"amp_dtype": "half"}, "bfloat16 or float16"),
+        ({"amp": "off"}, "true or false"),
     ],
 )
 def test_recipe_errors_are_sentences(wrong, message):

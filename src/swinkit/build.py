@@ -12,7 +12,7 @@ from torch import nn
 from swinkit.backbone import SwinBackbone
 from swinkit.checkpoints import native
 from swinkit.config import SizePolicy, SwinConfig, WindowsLike
-from swinkit.errors import CheckpointError
+from swinkit.errors import CheckpointError, ConfigError
 from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
 from swinkit.variants import get_config
@@ -38,6 +38,8 @@ def create_model(
     """
     if pretrained:
         raise CheckpointError("pretrained=True: published weights cannot be downloaded yet; build without it, or from_pretrained(FOLDER).")
+    if out_indices is not None and not features_only:
+        raise ConfigError(f"out_indices={out_indices!r} chooses maps of a backbone; add features_only=True, or leave it out.")
     config = name_or_config if isinstance(name_or_config, SwinConfig) else get_config(name_or_config)
     config = _changed(
         config,
@@ -51,49 +53,101 @@ def create_model(
     return _build(config, features_only, out_indices)
 
 
-def from_pretrained(path_or_id: str | Path, **options: Any) -> SwinTransformer | SwinBackbone:
-    """Load a model from a run folder or a folder of `save_pretrained`, in eval mode. Options are those of `create_model`.
+def from_pretrained(
+    path_or_id: str | Path,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    window_size: WindowsLike | None = None,
+    drop_path_rate: float | None = None,
+    features_only: bool | None = None,
+    out_indices: int | Sequence[int] | None = None,
+    size_policy: SizePolicy | None = None,
+) -> SwinTransformer | SwinBackbone:
+    """Load a model from a run folder or a folder of `save_pretrained`, in eval mode. What is None stays as it was saved.
 
-    Another `num_classes` puts a new classifier in place of the saved one; everything else must fit the saved weights.
-    Errors: CheckpointError with what does not fit.
+    Another `num_classes` puts a new classifier in place of the saved one. A classifier loads as a backbone with `features_only`; the
+    norms that only a dense backbone has are then new. A V2 model given other windows keeps the position units it was trained in.
+    Errors: CheckpointError with what does not fit, ConfigError.
     """
-    return from_saved(native.read(path_or_id), **options)
+    changes: dict[str, Any] = {"in_chans": in_chans, "img_size": img_size, "window_size": window_size}
+    changes |= {"drop_path_rate": drop_path_rate, "size_policy": size_policy}
+    saved = native.read(path_or_id)
+    return from_saved(saved, _changed(saved.config, **changes), num_classes, features_only, out_indices)
 
 
 def from_saved(
-    saved: native.SavedModel, *, features_only: bool = False, out_indices: int | Sequence[int] | None = None, **changes: Any
+    saved: native.SavedModel,
+    config: SwinConfig | None = None,
+    num_classes: int | None = None,
+    features_only: bool | None = None,
+    out_indices: int | Sequence[int] | None = None,
 ) -> SwinTransformer | SwinBackbone:
-    """The same for a model that was read already."""
-    num_classes = changes.pop("num_classes", None)
-    config = _changed(saved.config, **changes)
-    as_backbone = features_only or saved.out_indices is not None
+    """The same for a model that was read already, with `config` in place of its own."""
+    config = _keep_position_units(config or saved.config, saved.config)
+    was_backbone = saved.out_indices is not None
+    as_backbone = was_backbone if features_only is None else features_only
+    if was_backbone and not as_backbone:
+        raise CheckpointError("The saved model is a backbone, which has no classifier; leave features_only out.")
+    if out_indices is not None and not as_backbone:
+        raise ConfigError(f"out_indices={out_indices!r} chooses maps of a backbone; add features_only=True, or leave it out.")
     with torch.device("meta"):
-        model = _build(config, as_backbone, out_indices if out_indices is not None else saved.out_indices)
-    _fill(model, saved.tensors, drop_classifier=as_backbone and saved.out_indices is None)
+        model = _build(config, as_backbone, saved.out_indices if out_indices is None else out_indices)
+    _fill(model, _for_backbone(model, saved.tensors) if isinstance(model, SwinBackbone) else saved.tensors)
+    model.labels, model.preprocess = saved.labels, saved.preprocess
     if num_classes is not None and num_classes != config.num_classes and isinstance(model, SwinTransformer):
         model.reset_classifier(num_classes)
     return model.eval()
 
 
 def save_pretrained(
-    model: SwinTransformer | SwinBackbone,
+    model: nn.Module,
     folder: str | Path,
     *,
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
     preprocess: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write config.json and model.safetensors into a new folder, all or nothing. `from_pretrained` reads it back bit for bit.
 
-    labels: names of the classes, in the order of the logits; preprocess: `Preprocess.to_dict()`, so that `Predictor` prepares images alike.
+    labels: names of the classes, in the order of the logits; preprocess: `Preprocess.to_dict()`, so that `Predictor` prepares images alike;
+    None: what the model was loaded with. Compiled and data-parallel models are unwrapped.
     Errors: CheckpointError if the folder holds something already and `overwrite` is not set, or labels do not match the classifier.
     """
-    config = model.config
-    if labels and len(labels) != config.num_classes:
-        raise CheckpointError(f"Got {len(labels)} labels for a classifier with {config.num_classes} outputs; give one label per output.")
+    model = getattr(model, "_orig_mod", model)
+    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
+    if not isinstance(model, SwinTransformer | SwinBackbone):
+        raise CheckpointError(f"Got a {type(model).__name__}; expected a SwinTransformer or a SwinBackbone.")
+    labels = model.labels if labels is None else tuple(labels)
+    if labels and len(labels) != model.config.num_classes:
+        raise CheckpointError(
+            f"Got {len(labels)} labels for a classifier with {model.config.num_classes} outputs; give one label per output."
+        )
     indices = model.out_indices if isinstance(model, SwinBackbone) else None
-    saved = native.SavedModel(config, dict(model.state_dict()), tuple(labels), preprocess or {}, indices)
-    native.write(saved, Path(folder), overwrite)
+    tensors = dict(model.state_dict())
+    native.write(native.SavedModel(model.config, tensors, tuple(labels), preprocess or model.preprocess, indices), Path(folder), overwrite)
+
+
+def _keep_position_units(config: SwinConfig, saved: SwinConfig) -> SwinConfig:
+    """V2's position MLP was trained with offsets in units of its window; other windows must not change those units in silence."""
+    if config.version == 1 or config.pretrained_windows == saved.pretrained_windows:
+        return config
+    return config.replace(pretrained_window_sizes=saved.pretrained_windows)
+
+
+def _for_backbone(model: SwinBackbone, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A classifier's or a larger backbone's tensors as this backbone wants them: without what it has not, with norms of its own."""
+    wanted = model.state_dict()
+    given = {name: tensor for name, tensor in tensors.items() if name in wanted or not name.startswith(("norm", "head.", "layers."))}
+    for stage in model.out_indices:
+        if f"norm{stage}.weight" in wanted and f"norm{stage}.weight" not in given:
+            channels = model.config.dims[stage]
+            given |= {f"norm{stage}.weight": torch.ones(channels), f"norm{stage}.bias": torch.zeros(channels)}
+    position = given.get("absolute_pos_embed")
+    if position is not None and position.ndim == 3 and wanted["absolute_pos_embed"].ndim == 4:
+        given["absolute_pos_embed"] = position.transpose(1, 2).unflatten(2, model.config.grids[0]).contiguous()
+    return given
 
 
 def _changed(config: SwinConfig, **changes: Any) -> SwinConfig:
@@ -106,11 +160,9 @@ def _build(config: SwinConfig, features_only: bool, out_indices: int | Sequence[
     return SwinBackbone(config, out_indices, attend) if features_only else SwinTransformer(config, attend)
 
 
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], drop_classifier: bool) -> None:
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Put the tensors into a model on the meta device, after checking every name and shape."""
     wanted = model.state_dict()
-    if drop_classifier:
-        tensors = {name: tensor for name, tensor in tensors.items() if name in wanted or not name.startswith(("norm.", "head.", "layers."))}
     missing = sorted(wanted.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - wanted.keys())
     other = [
@@ -121,5 +173,8 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], drop_classifier: b
     for what, names in (("lack", missing), ("have, beyond the model,", unexpected), ("differ in shape:", other)):
         if names:
             listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise CheckpointError(f"The weights do not fit this model: they {what} {listed}. Load them without changing the architecture.")
+            raise CheckpointError(
+                f"The weights do not fit the model: they {what} {listed}. Load them with the architecture they were saved with, "
+                "without in_chans, img_size or window_size."
+            )
     model.load_state_dict(tensors, assign=True)

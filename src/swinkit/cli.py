@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -37,7 +38,7 @@ STDIN = "<stdin>"
 
 Source = Annotated[str, Parameter(help="A run folder, a checkpoint in it, or a folder of save_pretrained.")]
 Device = Annotated[str, Parameter(help=DEVICE_HELP)]
-Amp = Annotated[str, Parameter(help='Mixed precision: "off", "auto", "bfloat16" or "float16".')]
+Amp = Annotated[bool, Parameter(help="Mixed precision in bfloat16: faster on hardware that has it, to about three digits.")]
 BatchSize = Annotated[int, Parameter(help="Images computed at a time.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 
@@ -89,7 +90,7 @@ def evaluate(
     split: Annotated[str, Parameter(help="auto (test, else val, else everything), train, val or test.")] = "auto",
     batch_size: BatchSize = 128,
     device: Device = "auto",
-    amp: Amp = "off",
+    amp: Amp = False,
     workers: Annotated[int, Parameter(help="Processes that load images.")] = 0,
     as_json: Json = False,
 ) -> int:
@@ -113,16 +114,19 @@ def predict(
     top_k: Annotated[int, Parameter(help="How many guesses per image.")] = 5,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    amp: Amp = "off",
+    amp: Amp = False,
     as_json: Json = False,
     as_csv: Annotated[bool, Parameter(name="--csv", negative="", help="Print CSV with one line per image.")] = False,
 ) -> int:
     """Name what is in images. One that cannot be read is reported, the rest go on, and the exit code is 1."""
     from swinkit.predict import Predictor, expand
 
+    if as_json and as_csv:
+        print("swinkit: --json and --csv exclude each other; give one.", file=sys.stderr)
+        return 2
     predictor = Predictor(source, device=device, amp=amp, batch_size=batch_size)
     pictures = expand(["-" if file == STDIN else file for file in files])
-    with _bar("predicting") as update:
+    with _bar("predicting", hidden=sys.stdout.isatty()) as update:
         results = _counted(predictor.stream(pictures, top_k=top_k), len(pictures), update)
         return _print_predictions(results, "json" if as_json else "csv" if as_csv else "text")
 
@@ -168,19 +172,14 @@ def _print_predictions(results: Iterable[Prediction | Failure], form: str) -> in
 
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
-        table.writerow(["source", "label", "score", "error"])
+        table.writerow(["source", "rank", "label", "score", "error"])
     failed = 0
     for result in results:
         failed += isinstance(result, Failure)
         if form == "json":
             print(json.dumps(result.to_dict(), ensure_ascii=False), flush=True)
         elif form == "csv":
-            row = (
-                [result.source, "", "", result.error]
-                if isinstance(result, Failure)
-                else [result.source, result.label, f"{result.score:.6f}", ""]
-            )
-            table.writerow(row)
+            table.writerows(_rows(result))
         elif isinstance(result, Failure):
             print(f"swinkit: {result.error}", file=sys.stderr)
         else:
@@ -190,11 +189,18 @@ def _print_predictions(results: Iterable[Prediction | Failure], form: str) -> in
     return 1 if failed else 0
 
 
-class _bar:  # noqa: N801  (reads as a function)
-    """A progress bar on stderr, if that is a terminal; entering gives a function of (done, total)."""
+def _rows(result: Prediction | Failure) -> list[list[Any]]:
+    if hasattr(result, "error"):
+        return [[result.source, "", "", "", result.error]]
+    guesses = zip(result.labels, result.scores, strict=True)
+    return [[result.source, rank, label, f"{score:.6f}", ""] for rank, (label, score) in enumerate(guesses, 1)]
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+
+class _bar:  # noqa: N801  (reads as a function)
+    """Progress on stderr: a bar on a terminal, a line every ten seconds elsewhere; entering gives a function of (done, total)."""
+
+    def __init__(self, title: str, hidden: bool = False) -> None:
+        self.title, self.hidden, self.told = title, hidden, time.monotonic()
 
     def __enter__(self) -> Any:
         from rich.console import Console
@@ -202,10 +208,20 @@ class _bar:  # noqa: N801  (reads as a function)
 
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        task = self.progress.add_task(self.title, total=None)
+        shown = console.is_terminal and not self.hidden
+        # Left on, rich would send what is printed to its own console, away from a redirected stdout.
+        self.progress = Progress(*columns, console=console, transient=True, disable=not shown, redirect_stdout=False, redirect_stderr=False)
+        self.task = self.progress.add_task(self.title, total=None)
         self.progress.start()
-        return lambda done, total: self.progress.update(task, completed=done, total=total)
+        return self._update if console.is_terminal else self._tell
+
+    def _update(self, done: int, total: int) -> None:
+        self.progress.update(self.task, completed=done, total=total)
+
+    def _tell(self, done: int, total: int) -> None:
+        if time.monotonic() - self.told > 10:
+            self.told = time.monotonic()
+            print(f"{self.title} {done:,}/{total:,}", file=sys.stderr)
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()
@@ -232,10 +248,17 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         print(f"swinkit: interrupted. {stop}".rstrip(), file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is left to say, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_gone()
+        print(f"swinkit: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return 1
+
+
+def _reader_gone() -> int:
+    # `| head` has read enough; nothing is left to say, also not at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def main() -> None:

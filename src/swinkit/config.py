@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -160,11 +161,6 @@ class SwinConfig:
         return tuple(pair(size) if pair(size)[0] > 0 else window for size, window in zip(given, self.windows, strict=True))
 
     @property
-    def head_dims(self) -> tuple[int, ...]:
-        """Channels per head of each stage."""
-        return tuple(dim // heads for dim, heads in zip(self.dims, self.num_heads, strict=True))
-
-    @property
     def feature_info(self) -> FeatureInfo:
         """Channels and reduction of each stage's map."""
         return FeatureInfo(
@@ -172,13 +168,18 @@ class SwinConfig:
             for stage, dim in enumerate(self.dims)
         )
 
-    def stage_indices(self, indices: int | Sequence[int] | None) -> tuple[int, ...]:
-        """The stages meant by `indices`: None all, an int the last so many, a list these (negative ones count from the end)."""
-        stages = len(self.depths)
-        wanted = range(stages)[-indices:] if isinstance(indices, int) and 0 < indices <= stages else indices
-        if wanted is None:
-            return tuple(range(stages))
-        if isinstance(wanted, int) or not len(wanted) or any(not -stages <= index < stages for index in wanted):
+    def stage_indices(self, indices: int | Sequence[int] | None, built: int | None = None) -> tuple[int, ...]:
+        """The stages meant by `indices`: None all, an int the last so many, a list these (negative ones count from the end).
+
+        built: how many stages there are, where it is fewer than the architecture has.
+        """
+        stages = built or len(self.depths)
+        if isinstance(indices, Sequence):
+            wanted = [operator.index(index) for index in indices]
+        else:
+            last = stages if indices is None else operator.index(indices)
+            wanted = list(range(stages))[-last:] if 1 <= last <= stages else []
+        if not wanted or any(not -stages <= index < stages for index in wanted):
             raise InputError(
                 f"Stage indices are {indices!r}; expected None, 1 to {stages}, or a list of numbers from {-stages} to {stages - 1}."
             )
@@ -200,8 +201,10 @@ class SwinConfig:
         """
         return self.size_policy == "per_axis" or (self.size_policy == "official" and image == pair(self.img_size))
 
-    def check_input(self, shape: Sequence[int]) -> None:
-        """Raise InputError unless `shape` is (B, in_chans, H, W) with at least one image and room for one patch."""
+    def check_input(self, shape: Sequence[int], floating: bool = True) -> None:
+        """Raise InputError unless `shape` is (B, in_chans, H, W) with at least one image and room for one patch, of floating point."""
+        if not floating:
+            raise InputError("Got images of whole numbers; expected normalised values, such as (x.float() / 255 - mean) / std.")
         if len(shape) != 4:
             raise InputError(
                 f"Got a tensor of shape {tuple(shape)}; expected (batch, {self.in_chans}, height, width). Add a batch axis with x[None]."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from swinkit._verbs import callable_module
 
-REQUIRED = ("torch", "torchvision", "numpy", "pillow", "safetensors", "huggingface-hub", "torchmetrics", "matplotlib", "tensorboard")
 EXTRAS = {"dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm")}
 """extra -> the packages it brings"""
 
@@ -22,7 +22,7 @@ def doctor() -> dict[str, Any]:
     from swinkit.runtimes.device import describe, pick_amp
 
     versions = {"swinkit": swinkit.__version__, "python": platform.python_version(), "platform": platform.platform()}
-    versions |= {name: _version(name) for name in REQUIRED}
+    versions |= {name: _version(name) for name in _required()}
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         devices.append(torch.device("mps"))
@@ -30,7 +30,7 @@ def doctor() -> dict[str, Any]:
     return {
         "versions": versions,
         "devices": {str(device): describe(device) for device in devices},
-        "precision": {str(device): str(pick_amp("auto", device) or torch.float32).removeprefix("torch.") for device in devices},
+        "precision": {str(device): str(pick_amp(None, device) or torch.float32).removeprefix("torch.") for device in devices},
         "kernel": {"name": kernel.name, "reason": kernel.reason},
         "extras": {extra: [name for name in packages if _version(name) == "missing"] for extra, packages in EXTRAS.items()},
         "problems": _problems(versions),
@@ -49,6 +49,11 @@ def text(findings: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _required() -> list[str]:
+    """Names of the packages that swinkit declares it needs."""
+    return [re.split(r"[^\w.-]", line)[0] for line in requires("swinkit") or [] if "extra ==" not in line]
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -57,7 +62,7 @@ def _version(package: str) -> str:
 
 
 def _problems(versions: dict[str, str]) -> list[str]:
-    missing = [name for name in REQUIRED if versions[name] == "missing"]
+    missing = [name for name in _required() if versions[name] == "missing"]
     return [f"required packages are missing: {', '.join(missing)}; install with: pip install {' '.join(missing)}"] if missing else []
 
 

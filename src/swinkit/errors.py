@@ -6,8 +6,7 @@
     ├── UnknownNameError   (ValueError)   a model, recipe or file that does not exist; names the close ones
     ├── DataError          (ValueError)   a folder or a file of images that cannot be trained or evaluated on
     ├── CheckpointError    (ValueError)   weights that are missing, broken, unsafe or of another model
-    ├── TrainingError      (RuntimeError) a run that cannot go on, such as a loss that is not finite
-    └── MissingExtraError  (ImportError)  an optional package is not installed; holds the command that installs it
+    └── TrainingError      (RuntimeError) a run that cannot go on, such as a loss that is not finite
 
 Every message says what came, what was expected and what to do.
 """
@@ -36,7 +35,8 @@ class UnknownNameError(SwinkitError, ValueError):
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
-        offer = f"Did you mean {', '.join(close)}?" if close else f"Known: {', '.join(known[:12])}{' ...' if len(known) > 12 else ''}."
+        listed = f"Known: {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}." if known else "There are none."
+        offer = f"Did you mean {', '.join(close)}?" if close else listed
         super().__init__(f"There is no {kind} {name!r}. {offer} {hint}".strip())
 
 
@@ -50,10 +50,3 @@ class CheckpointError(SwinkitError, ValueError):
 
 class TrainingError(SwinkitError, RuntimeError):
     """A run that cannot go on, such as a loss that is not finite."""
-
-
-class MissingExtraError(SwinkitError, ImportError):
-    """An optional package is not installed."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"This needs the package {package!r}, which is not installed. Install it with: pip install 'swinkit[{extra}]'")

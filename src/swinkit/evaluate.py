@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swinkit._verbs import callable_module
-from swinkit.data import ImageSet, Preprocess, eval_transform, make_loader, open_split
+from swinkit.data import ImageSet, Preprocess, eval_transform, make_loader, open_data, open_split
 from swinkit.errors import DataError
 from swinkit.predict import Predictor
 from swinkit.tasks.classify import Scorer, Scores
@@ -37,28 +38,52 @@ def evaluate(
     split: str = "auto",
     batch_size: int = 128,
     device: str = "auto",
-    amp: str = "off",
+    amp: bool | None = False,
     workers: int = 0,
     on_batch: OnBatch | None = None,
 ) -> Scores:
     """Scores of a run or checkpoint folder on a built-in data set or a folder of images; classes are matched by name.
 
-    data: None takes what the run was trained on; split: "auto" (test, else val, else the whole folder), "train", "val" or "test".
+    data: None takes what the run was trained on. split: "train", "val", "test" or "auto" (test; else val; else every image of a folder
+    that the run was not trained on). Of a run's own data, train and val are those of the run.
     Errors: CheckpointError, DataError (a class that the model does not know), InputError (a picture that cannot be read).
     """
     predictor = Predictor(source, device=device, amp=amp)
-    images = open_split(_trained_on(Path(source)) if data is None else data, split)
+    name, images = which_images(Path(source), data, split)
     labels = match_classes(images.classes, predictor.classes)
     scorer = Scorer(predictor.classes)
     score(scorer, predictor.runtime, images, predictor.preprocess, labels, batch_size=batch_size, workers=workers, on_batch=on_batch)
-    return scorer.compute()
+    return replace(scorer.compute(), images=name)
 
 
-def _trained_on(run: Path) -> str:
-    config = run / "config.yaml"
-    if not config.is_file():
-        raise DataError(f"{run} does not say what it was trained on; name the images with --data (data=).")
-    return str(yaml.safe_load(config.read_text(encoding="utf-8"))["data"])
+def which_images(source: Path, data: str | Path | None, split: str) -> tuple[str, ImageSet]:
+    """(what they are called, the images) that `evaluate` scores."""
+    run = _run_config(source)
+    if data is None and not run:
+        raise DataError(f"{source} does not say what it was trained on; name the images with --data (data=).")
+    own = bool(run) and (data is None or _same(str(data), run["data"]))
+    data = run["data"] if data is None else data
+    if not own or split not in ("auto", "train", "val", "test"):
+        return f"{split if split != 'auto' else 'images'} of {data}", open_split(data, split)
+    splits = open_data(data, seed=run["seed"], val_fraction=run["val_fraction"])
+    chosen = split if split != "auto" else "test" if splits.test is not None else "val"
+    images = {"train": splits.train, "val": splits.val, "test": splits.test}[chosen]
+    if images is None:
+        raise DataError(f"{data} has no test images; choose --split val, or leave the split out.")
+    return f"{chosen} of {splits.name}", images
+
+
+def _run_config(source: Path) -> dict[str, Any]:
+    """The config.yaml of the run that a run folder or a checkpoint belongs to; empty where there is none."""
+    for folder in (source, *source.resolve().parents[:3]):
+        if (folder / "config.yaml").is_file():
+            content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            return {"seed": 0, "val_fraction": None} | content if isinstance(content, dict) and "data" in content else {}
+    return {}
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).resolve() == Path(other).resolve())
 
 
 def match_classes(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64]:

@@ -40,36 +40,26 @@ def pad_map(x: Tensor, window: Size, fill: Tensor | float = 0.0) -> Tensor:
     """(B, H, W, ...) -> (B, H', W', ...), the next multiples of the window; new tokens, bottom and right, hold `fill` (...)."""
     B, H, W, *rest = x.shape
     bottom, right = -H % window[0], -W % window[1]
-    if not (bottom or right):
-        return x
-    padded = torch.as_tensor(fill, dtype=x.dtype, device=x.device).expand(B, H + bottom, W + right, *rest).clone()
-    padded[:, :H, :W] = x
-    return padded
-
-
-def seam_mask(grid: Size, window: Size, shift: Size, device: torch.device | None = None) -> Tensor:
-    """(G, N, N) bool: may two tokens of a window see each other after the map was rolled by `-shift`? (3.2, figure 4)
-
-    Rolling glues opposite edges of the map together. The glue line is the seam, and tokens attend only on their own side of it.
-    """
-    side = torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
-    for axis, (length, moved) in enumerate(zip(grid, shift, strict=True)):
-        wrapped = torch.arange(length, device=device) >= length - moved
-        side = 2 * side + wrapped.view(1, *(-1 if a == axis else 1 for a in range(2)))
-    side = to_windows(side.expand(1, *grid), window)[0]  # G, N
-    return side[:, :, None] == side[:, None, :]
+    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    if right:
+        x = torch.cat((x, fill.expand(B, H, right, *rest)), dim=2)
+    if bottom:
+        x = torch.cat((x, fill.expand(B, bottom, W + right, *rest)), dim=1)
+    return x
 
 
 def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Remember what depends only on sizes, dtype and device: outside the modules, so that nothing of it is saved or copied.
+    """Remember what depends only on sizes and a device: outside the modules, so that nothing of it is saved or copied.
 
-    Remembered tensors are never inference tensors (training may come next), and tracing and fake tensors get their own.
+    Remembered tensors are never inference tensors (training may come next); tracing, fake tensors and torch.func get their own.
     """
-    remembered = lru_cache(maxsize=32)(make)
+    remembered = lru_cache(maxsize=64)(make)
 
     @wraps(make)
     def get(*key: Any) -> Tensor:
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0:
+            return make(*key)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
             return make(*key)
         with torch.inference_mode(False), torch.no_grad():
             return remembered(*key)
@@ -77,14 +67,23 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return get
 
 
-@constant
-def seam_penalty(grid: Size, window: Size, shift: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(G, 1, N, N): what the originals add to attention scores: 0 on the same side of the seam, -100 across it."""
-    mask = seam_mask(grid, window, shift, device)
-    return torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, -100.0)[:, None]
+def seam_sides(grid: Size, window: Size, shift: Size, device: torch.device | None = None) -> Tensor:
+    """(G, N) int64: on which side of the seam each token of each window lies, after the map was rolled by `-shift` (3.2, figure 4).
+
+    Rolling glues opposite edges of the map together; the glue line is the seam.
+    """
+    side = torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
+    for axis, (length, moved) in enumerate(zip(grid, shift, strict=True)):
+        wrapped = torch.arange(length, device=device) >= length - moved
+        side = 2 * side + wrapped.view(1, *(-1 if a == axis else 1 for a in range(2)))
+    return to_windows(side.expand(1, *grid), window)[0]
 
 
-@constant
+def seam_mask(sides: Tensor) -> Tensor:
+    """(G, N) -> (G, N, N) bool: may two tokens of a window see each other? They may on the same side of the seam."""
+    return sides[:, :, None] == sides[:, None, :]
+
+
 def relative_position_index(window: Size, device: torch.device | None = None) -> Tensor:
     """(N, N) int64: the row of the bias table that holds the offset from token j to token i (3.2, equation 4).
 
@@ -98,12 +97,14 @@ def relative_position_index(window: Size, device: torch.device | None = None) ->
     return index
 
 
-@constant
 def log_spaced_offsets(window: Size, trained: Size, device: torch.device | None = None) -> Tensor:
     """((2M-1)^2, 2) float32: every offset of a window in units of the window the MLP was trained for, log-spaced (V2 equation 4)."""
     axes = [torch.arange(1 - side, side, device=device).float() / max(unit - 1, 1) for side, unit in zip(window, trained, strict=True)]
     offset = 8 * torch.cartesian_prod(*axes)
     return offset.sign() * (offset.abs() + 1).log2() / math.log2(8)
+
+
+_sides, _index, _offsets = constant(seam_sides), constant(relative_position_index), constant(log_spaced_offsets)
 
 
 def unit(x: Tensor) -> Tensor:
@@ -139,7 +140,8 @@ def window_attention(
     if scores.dtype == torch.float16:
         scores = scores.clamp(-3e4, 3e4)  # an overflowed score would make the softmax NaN
     if any(shift):
-        bias = bias + seam_penalty(grid, window, shift, bias.dtype, bias.device)  # G, K, N, N
+        mask = seam_mask(_sides(grid, window, shift, bias.device))[:, None]
+        bias = torch.where(mask, bias, bias - 100)  # G, K, N, N: the originals' additive mask
     out = F.dropout((scores + bias).softmax(-1).to(v.dtype), dropout_p) @ v
     out = from_windows(out.transpose(2, 3).flatten(3), window, grid)  # B, H', W', C
     if any(shift):
@@ -173,9 +175,9 @@ class WindowAttention(nn.Module):
         if self.version == 1:
             table = self.relative_position_bias_table
         else:
-            offsets = log_spaced_offsets(self.window, self.trained_window, self.logit_scale.device)
+            offsets = _offsets(self.window, self.trained_window, self.logit_scale.device)
             table = 16 * self.cpb_mlp(offsets.to(self.logit_scale.dtype)).sigmoid()
-        index = relative_position_index(self.window, table.device)
+        index = _index(self.window, table.device)
         return table.index_select(0, index.flatten()).unflatten(0, index.shape).permute(2, 0, 1)
 
     def scale(self) -> float | Tensor:
@@ -330,6 +332,10 @@ class SwinTrunk(nn.Module):
         super().__init__()
         stages = stages or len(config.depths)
         self.config = config
+        self.labels: tuple[str, ...] = ()
+        """Names of the classes, kept with the weights."""
+        self.preprocess: dict[str, Any] = {}
+        """How images are prepared for this model, kept with the weights."""
         self.patch_embed = PatchEmbed(config)
         H, W = config.grids[0]
         shape = (1, config.embed_dim, H, W) if ape_as_map else (1, H * W, config.embed_dim)
@@ -360,14 +366,17 @@ class SwinTrunk(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, height, width) -> (B, H, W, C), the tokens that the first stage takes."""
-        self.config.check_input(x.shape)
+        self.config.check_input(x.shape, x.is_floating_point())
         return self.add_position(self.patch_embed(x))
 
     def forward_intermediates(
         self, x: Tensor, indices: int | Sequence[int] | None = None, output_fmt: Literal["NCHW", "NHWC"] = "NCHW"
     ) -> list[Tensor]:
-        """(B, in_chans, height, width) -> the maps before merging of the stages in `indices` (an int: the last so many; None: all)."""
-        wanted = self.config.stage_indices(indices)
+        """(B, in_chans, height, width) -> the maps before merging of the stages in `indices` (an int: the last so many; None: all).
+
+        A list, like timm's with intermediates_only=True; un-normed.
+        """
+        wanted = self.config.stage_indices(indices, len(self.layers))
         last = max(wanted)
         maps, x = [], self.embed(x)
         for stage in self.layers[:last]:
@@ -431,7 +440,7 @@ class SwinTransformer(SwinTrunk):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new, untrained classifier (0: none) in place of the old one, on its device and in its dtype."""
-        self.config = self.config.replace(num_classes=num_classes)
+        self.config, self.labels = self.config.replace(num_classes=num_classes), ()
         self.head = self._classifier().to(self.norm.weight)
         for parameter in self.head.parameters():
             nn.init.trunc_normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)

@@ -17,7 +17,7 @@ from swinkit._verbs import callable_module
 from swinkit.build import from_saved
 from swinkit.checkpoints import native
 from swinkit.data import Preprocess, eval_transform, find_images, read_image
-from swinkit.errors import CheckpointError, InputError
+from swinkit.errors import CheckpointError, DataError, InputError
 from swinkit.model import SwinTransformer
 from swinkit.runtimes.pytorch import TorchRuntime
 from swinkit.tasks.classify import Prediction, top_k
@@ -45,11 +45,12 @@ class Predictor:
         predictor = Predictor("runs/my-run")
         predictor("photo.jpg").label
 
-    source: a run folder, a checkpoint in it or a folder of `save_pretrained`; device: "auto", "cpu", "cuda" ...; amp as in training.
+    source: a run folder, a checkpoint in it or a folder of `save_pretrained`; device: "auto", "cpu", "cuda" ...; amp: mixed precision
+    (None: where the hardware computes in bfloat16).
     Errors: CheckpointError for a folder that holds no classifier, InputError for a picture that cannot be read.
     """
 
-    def __init__(self, source: str | Path, *, device: str = "auto", amp: str = "off", batch_size: int = 64) -> None:
+    def __init__(self, source: str | Path, *, device: str = "auto", amp: bool | None = False, batch_size: int = 64) -> None:
         saved = native.read(source)
         model = from_saved(saved)
         if not isinstance(model, SwinTransformer) or model.num_classes == 0:
@@ -65,28 +66,32 @@ class Predictor:
         self._transform = eval_transform(self.preprocess)
 
     @overload
-    def __call__(self, picture: list[Picture], *, top_k: int = 5) -> list[Prediction]: ...
+    def __call__(self, picture: list[Picture] | tuple[Picture, ...], *, top_k: int = 5) -> list[Prediction]: ...
     @overload
     def __call__(self, picture: Picture, *, top_k: int = 5) -> Prediction: ...
 
     def __call__(self, picture: Picture | list[Picture], *, top_k: int = 5) -> Prediction | list[Prediction]:
         """A picture -> its Prediction; a list of pictures -> a list of Predictions."""
-        pictures = picture if isinstance(picture, list) else [picture]
+        several = isinstance(picture, list | tuple)
+        pictures = picture if several else [picture]
         predictions: list[Prediction] = []
         for batch in _chunks(pictures, self.batch_size):
             predictions += self._classify([self.prepare(p) for p in batch], [_name(p) for p in batch], top_k)
-        return predictions if isinstance(picture, list) else predictions[0]
+        return predictions if several else predictions[0]
 
     def prepare(self, picture: Picture) -> Tensor:
         """A picture -> (C, H, W) float32, as the model was trained to see it."""
         return self._transform(read_image(picture, self.preprocess.mode))
 
-    def stream(self, pictures: Iterable[Picture], *, top_k: int = 5) -> Iterator[Prediction | Failure]:
+    def stream(self, pictures: Iterable[Picture | Failure], *, top_k: int = 5) -> Iterator[Prediction | Failure]:
         """One result per picture, in order, computed in batches; a picture that cannot be read gives a Failure and the rest go on."""
         for batch in _chunks(pictures, self.batch_size):
             results: list[Prediction | Failure | None] = []
             prepared = []
             for picture in batch:
+                if isinstance(picture, Failure):
+                    results.append(picture)
+                    continue
                 try:
                     prepared.append(self.prepare(picture))
                     results.append(None)
@@ -102,29 +107,32 @@ class Predictor:
 
 def predict(
     source: str | Path,
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     *,
     top_k: int = 5,
     batch_size: int = 64,
     device: str = "auto",
-    amp: str = "off",
+    amp: bool | None = False,
 ) -> Iterator[Prediction | Failure]:
     """Results for files, folders (searched through), glob patterns and "-" (one picture on standard input), in order.
 
-    Errors: those of Predictor; DataError for a path that does not exist. Pictures that cannot be read come as Failures.
+    Errors: those of Predictor. What does not exist or cannot be read comes as a Failure, and the rest goes on.
     """
     predictor = Predictor(source, device=device, amp=amp, batch_size=batch_size)
     return predictor.stream(expand(files), top_k=top_k)
 
 
-def expand(files: Sequence[str | Path]) -> list[Picture]:
+def expand(files: str | Path | Sequence[str | Path]) -> list[Picture | Failure]:
     """The pictures meant by files, folders, glob patterns and "-"."""
-    pictures: list[Picture] = []
-    for file in files:
+    pictures: list[Picture | Failure] = []
+    for file in [files] if isinstance(files, str | Path) else files:
         if str(file) == STDIN:
             pictures.append(NamedBytes(sys.stdin.buffer.read(), "stdin"))
-        else:
+            continue
+        try:
             pictures += find_images([file])
+        except DataError as error:
+            pictures.append(Failure(str(file), str(error)))
     return pictures
 
 

@@ -15,7 +15,7 @@ from swinkit.config import SwinConfig
 from swinkit.errors import UnknownNameError
 
 IN1K, IN22K = 1000, 21841
-TAGS = {"ms_in1k": IN1K, "ms_in22k": IN22K, "ms_in22k_ft_in1k": IN1K}
+TAG_CLASSES = {"ms_in1k": IN1K, "ms_in22k": IN22K, "ms_in22k_ft_in1k": IN1K}
 """timm's weight tags -> classes of their head."""
 
 T: dict[str, Any] = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
@@ -62,7 +62,19 @@ PUBLISHED_22K: dict[str, dict[str, Any]] = {
 }
 """Also published with a 22k head -> what differs then."""
 
-# Presets for small images, ours: 16 channels per head, so that narrow models keep several heads.
+TAGS: dict[str, tuple[str, ...]] = {
+    "swin_tiny_patch4_window7_224": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
+    "swin_small_patch4_window7_224": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
+    "swin_base_patch4_window7_224": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
+    "swin_large_patch4_window7_224": ("ms_in22k", "ms_in22k_ft_in1k"),
+    "swin_base_patch4_window12_384": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
+    "swin_large_patch4_window12_384": ("ms_in22k", "ms_in22k_ft_in1k"),
+    "swinv2_base_window12_192": ("ms_in22k",),
+    "swinv2_large_window12_192": ("ms_in22k",),
+} | {name: ("ms_in22k_ft_in1k",) for name in PUBLISHED if "12to" in name}
+"""name -> the tags that weights were published under; the others have ms_in1k alone."""
+
+# Presets for small images, ours. The narrow ones have 8 channels per head: more heads see more neighbourhoods, which counts for more there.
 PX28: dict[str, Any] = {"img_size": 28, "patch_size": 2, "window_size": 7, "depths": (2, 4)}  # maps 14, 7
 PX32: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 4, 2)}  # maps 16, 8, 4
 PX32_FINE: dict[str, Any] = {"img_size": 32, "patch_size": 1, "window_size": 4, "depths": (2, 2, 4, 2)}  # maps 32, 16, 8, 4
@@ -75,15 +87,16 @@ SMALL_SIZES = {
     "patch2_window4_64": PX64,
     "patch2_window6_96": PX96,
 }
-SMALL_WIDTHS = {"pico": 32, "nano": 48, "micro": 64}
+SMALL_WIDTHS = {"pico": (32, 8), "nano": (48, 8), "micro": (64, 16)}
+"""name -> channels of the first stage, channels per head"""
 
 
 def _small() -> dict[str, dict[str, Any]]:
     table = {}
     for version, family in ((1, "swin"), (2, "swinv2")):
-        for width, dim in SMALL_WIDTHS.items():
+        for width, (dim, head_dim) in SMALL_WIDTHS.items():
             for geometry, size in SMALL_SIZES.items():
-                heads = tuple(dim // 16 * 2**stage for stage in range(len(size["depths"])))
+                heads = tuple(dim // head_dim * 2**stage for stage in range(len(size["depths"])))
                 table[f"{family}_{width}_{geometry}"] = size | {"version": version, "embed_dim": dim, "num_heads": heads}
     return table
 
@@ -107,8 +120,9 @@ def get_config(name: str) -> SwinConfig:
     name, _, tag = name.partition(".")
     if name not in VARIANTS:
         raise UnknownNameError("model", name, VARIANTS, hint="`swinkit models` lists them all.")
-    if tag and tag not in TAGS:
-        raise UnknownNameError("weight tag", tag, TAGS)
-    if TAGS.get(tag) == IN22K and f"{name}_in22k" in VARIANTS:
+    tags = TAGS.get(name, ("ms_in1k",) if name in PUBLISHED else ())
+    if tag and tag not in tags:
+        raise UnknownNameError(f"weight tag of {name}", tag, tags)
+    if TAG_CLASSES.get(tag) == IN22K and f"{name}_in22k" in VARIANTS:
         name = f"{name}_in22k"
     return SwinConfig(**VARIANTS[name])

@@ -16,7 +16,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     Errors: FileExistsError if `folder` exists and is not empty. On any error nothing is left behind.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists already; choose another name or remove it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -26,11 +26,21 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         for path in (*beside.rglob("*"), beside):
             path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
             flush(path)
-        beside.replace(folder)
+        _move(beside, folder)
         flush(folder.parent)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def _move(beside: Path, folder: Path) -> None:
+    if not folder.exists():
+        beside.replace(folder)
+        return
+    # An empty folder may be somebody's working directory: fill it rather than replace it, what readers look for last.
+    for path in sorted(beside.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(folder / path.name)
+    beside.rmdir()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

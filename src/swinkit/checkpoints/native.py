@@ -49,20 +49,28 @@ class SavedModel:
 def write(saved: SavedModel, folder: Path, overwrite: bool = False) -> None:
     """Write a folder that `read` understands, all or nothing.
 
-    Errors: CheckpointError if the folder is not empty; with `overwrite` its two files are replaced, the weights first.
+    Errors: CheckpointError if the folder is not empty; with `overwrite` its two files are replaced one after the other, the weights first.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()}
-    weights = safetensors.torch.save(tensors, metadata={"format": "pt"})
     if overwrite and folder.is_dir():
-        write_atomic(folder / WEIGHTS, weights)
+        write_atomic(folder / WEIGHTS, _weights(saved))
         write_atomic(folder / CONFIG, saved.to_json())
         return
     try:
         with atomic_folder(folder) as beside:
-            (beside / WEIGHTS).write_bytes(weights)
-            (beside / CONFIG).write_text(saved.to_json())
+            write_files(saved, beside)
     except FileExistsError as error:
         raise CheckpointError(f"{error} To replace the model in it, pass overwrite=True.") from None
+
+
+def write_files(saved: SavedModel, folder: Path) -> None:
+    """The two files, into a folder that nobody reads yet."""
+    (folder / WEIGHTS).write_bytes(_weights(saved))
+    (folder / CONFIG).write_text(saved.to_json(), encoding="utf-8")
+
+
+def _weights(saved: SavedModel) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()}
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
 def locate(source: str | Path) -> Path:
@@ -70,11 +78,10 @@ def locate(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.is_file() and path.name in (CONFIG, WEIGHTS):
         path = path.parent
-    for candidate in (path, path / "best", path / "last"):
-        if candidate.exists() or candidate.is_symlink():
-            folder = follow(candidate)
-            if (folder / CONFIG).is_file():
-                return folder
+    pointers = [follow(pointer) for pointer in (path / "best", path / "last") if pointer.exists()]
+    for folder in (path, *([follow(path)] if path.name in ("best", "last") and path.is_file() else []), *pointers):
+        if (folder / CONFIG).is_file():
+            return folder
     raise CheckpointError(_not_found(path))
 
 

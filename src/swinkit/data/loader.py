@@ -149,5 +149,6 @@ def _as_is(batch: Any) -> Any:
 
 
 def _ignore_interrupt(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process stops the workers, which would only print tracebacks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the main process saves first and then stops its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

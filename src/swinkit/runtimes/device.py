@@ -33,14 +33,17 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def pick_amp(amp: str, device: torch.device) -> torch.dtype | None:
-    """The dtype of mixed precision; None: float32 throughout. Errors: ConfigError for a name that is none."""
-    if amp == "auto":
+def pick_amp(amp: bool | None, device: torch.device, dtype: str = "bfloat16") -> torch.dtype | None:
+    """The dtype of mixed precision, None for float32 throughout. amp None: bfloat16 where the hardware computes in it.
+
+    Errors: ConfigError for a dtype that is neither bfloat16 nor float16.
+    """
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise ConfigError(f"amp_dtype is {dtype!r}; expected bfloat16 or float16.")
+    if amp is None:
         return torch.bfloat16 if has_fast_bfloat16(device) else None
-    known = {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if amp not in known:
-        raise ConfigError(f"amp is {amp!r}; expected auto, off, bfloat16 or float16.")
-    return known[amp]
+    return known[dtype] if amp else None
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ from swinkit.runtimes.device import autocast, pick_amp, pick_device
 class TorchRuntime:
     """A model in eval mode on one device, in one precision."""
 
-    def __init__(self, model: nn.Module, device: str | torch.device = "auto", amp: str = "off") -> None:
+    def __init__(self, model: nn.Module, device: str | torch.device = "auto", amp: bool | None = False) -> None:
         self.device = device if isinstance(device, torch.device) else pick_device(device)
         self.amp = pick_amp(amp, self.device)
         self.model = model.to(self.device).eval()

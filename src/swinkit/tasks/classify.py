@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swinkit.errors import InputError
+from swinkit.tasks.text import align, printable
 
 CALIBRATION_BINS = 15
 TABLE_ROWS = 40
@@ -67,7 +67,7 @@ class Prediction:
 
     def __str__(self) -> str:
         guesses = zip(self.labels, self.scores, strict=True)
-        return f"{_printable(self.source)}: " + ", ".join(f"{_printable(label)} {_percent(score)}" for label, score in guesses)
+        return f"{printable(self.source)}: " + ", ".join(f"{printable(label)} {_percent(score)}" for label, score in guesses)
 
 
 def top_k(logits: Tensor, classes: Sequence[str], k: int, sources: Sequence[str]) -> list[Prediction]:
@@ -118,6 +118,8 @@ class Scores:
     per_class: tuple[ClassScore, ...]
     confusion: NDArray[np.int64] = field(repr=False, compare=False)
     classes: tuple[str, ...]
+    images: str = ""
+    """What the images are called, such as "test of fashion-mnist-sample"."""
 
     @property
     def top1_standard_error(self) -> float:
@@ -127,6 +129,7 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: no NaN, no infinity, no arrays; what is undefined is None."""
         return {
+            "images": self.images,
             "count": self.count,
             "loss": self.loss if math.isfinite(self.loss) else None,
             "top1": self.top1,
@@ -141,7 +144,7 @@ class Scores:
     def table(self) -> str:
         """Plain text for a terminal: the summary, then a line per class (of many classes, those with the lowest accuracy)."""
         summary = {
-            "images": f"{self.count:,}",
+            "images": f"{self.count:,}" + (f" ({printable(self.images)})" if self.images else ""),
             "top-1 accuracy": f"{_percent(self.top1)} ± {100 * self.top1_standard_error:.1f}",
             f"top-{min(5, len(self.classes))} accuracy": _percent(self.top5),
             "loss": f"{self.loss:.4f}",
@@ -154,7 +157,7 @@ class Scores:
         if len(shown) > TABLE_ROWS:
             shown = tuple(sorted(shown, key=lambda score: 2.0 if score.accuracy is None else score.accuracy)[:TABLE_ROWS])
         rows = [[s.name, f"{s.count:,}", _percent(s.accuracy), _percent(s.precision), _percent(s.f1)] for s in shown]
-        lines = _align([["class", "images", "accuracy", "precision", "F1"], *rows])
+        lines = align([["class", "images", "accuracy", "precision", "F1"], *rows])
         left_out = len(self.per_class) - len(shown)
         return [*lines, f"and {left_out} classes with higher accuracy"] if left_out else lines
 
@@ -275,25 +278,3 @@ def _checked_labels(labels: Tensor, count: int, classes: Sequence[str]) -> Tenso
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f} %"
-
-
-def _printable(text: str) -> str:
-    # Control characters as escapes: a file name must not steer the terminal.
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line per row: the first column flush left, the others flush right, two spaces apart."""
-    cells = [[_printable(cell) for cell in row] for row in rows]
-    widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(_pad(cell, to, i == 0) for i, (cell, to) in enumerate(zip(row, widths, strict=True))) for row in cells]
-
-
-def _pad(cell: str, to: int, left: bool) -> str:
-    space = " " * (to - _columns(cell))
-    return cell + space if left else space + cell
-
-
-def _columns(text: str) -> int:
-    # A terminal gives wide East Asian characters two columns.
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

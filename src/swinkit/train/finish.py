@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,8 +32,16 @@ def finish(trainer: Trainer, command: str, seconds: float, console: Console) -> 
     images, scored_on = (splits.test, "test") if splits.test is not None else (splits.val, "val")
     predictor = Predictor(run.checkpoint("best"), device=str(trainer.device))
     scorer = Scorer(splits.classes, keep_mistakes=MISTAKES)
-    score(scorer, predictor.runtime, images, predictor.preprocess, np.arange(len(splits.classes)), batch_size=256)
-    scores = scorer.compute()
+    score(
+        scorer,
+        predictor.runtime,
+        images,
+        predictor.preprocess,
+        np.arange(len(splits.classes)),
+        batch_size=256,
+        workers=trainer.recipe.workers,
+    )
+    scores = replace(scorer.compute(), images=f"{scored_on} of {splits.name}")
     write_atomic(run.folder / f"scores-{scored_on}.json", json.dumps(scores.to_dict(), indent=1) + "\n")
     next_steps = _next_steps(trainer)
     report = Report(

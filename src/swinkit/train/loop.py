@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 import signal
+import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -16,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swinkit.build import create_model
 from swinkit.checkpoints.native import SavedModel
+from swinkit.config import SwinConfig
 from swinkit.data import Preprocess, Splits, batch_mixer, make_loader, train_transform
 from swinkit.data.loader import hashed
-from swinkit.errors import TrainingError
+from swinkit.errors import DataError, TrainingError
 from swinkit.evaluate import score
+from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp, pick_device
 from swinkit.runtimes.pytorch import TorchRuntime
@@ -50,12 +53,12 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.splits, self.run = recipe, splits, run
         self.device = pick_device(recipe.device)
-        self.amp = pick_amp(recipe.amp, self.device)
+        self.amp = pick_amp(recipe.amp, self.device, recipe.amp_dtype)
         self.config = plan_model(recipe, splits)
         self.preprocess: Preprocess = plan_preprocess(recipe, splits, self.config)
         self.model = _make_model(recipe, self.config).to(self.device)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if recipe.compile else self.model
-        self.average = make_average(self.model, recipe.model_ema) if recipe.model_ema else None
+        self.average = make_average(self.model, recipe.model_ema_decay) if recipe.model_ema else None
         self.batch_size = min(recipe.batch_size, len(splits.train))
         self.loader = make_loader(
             splits.train, train_transform(self.preprocess, plan_augment(recipe)), self.preprocess.mode, batch_size=self.batch_size,
@@ -76,6 +79,20 @@ class Trainer:
     def weights(self) -> nn.Module:
         """The model that is evaluated and saved: the running average if there is one."""
         return self.average.module if self.average else self.model
+
+    def resolved(self) -> Recipe:
+        """The recipe with everything that was left open filled in, so that it gives the same run elsewhere."""
+        size = self.config.img_size
+        return self.recipe.replace(
+            img_size=size if isinstance(size, int) else None,
+            ape=self.config.ape,
+            drop_path=self.config.drop_path_rate,
+            mean=self.preprocess.mean,
+            std=self.preprocess.std,
+            amp=self.amp is not None,
+            device=str(self.device),
+            threads=torch.get_num_threads(),
+        )
 
     def fit(self, progress: TrainingProgress, log: Log) -> None:
         """Train to the end of the recipe. Errors: TrainingError if the loss is not finite; Interrupted after Ctrl-C, with all saved."""
@@ -106,6 +123,7 @@ class Trainer:
             if self.step % self.log_every == 0 or self.step % self.steps_per_epoch == 0:
                 self._report(progress, log)
             if self.stop.is_set() and self.step % self.steps_per_epoch:
+                self._check_finite(float(self.window.loss))
                 self.save(best=False)
                 raise Interrupted(self.run)
 
@@ -134,23 +152,38 @@ class Trainer:
         self.step += 1
 
     def _report(self, progress: TrainingProgress, log: Log) -> None:
+        self._check_finite(float(self.window.loss))
         loss, accuracy, images_per_s = self.window.take()
-        if not math.isfinite(loss):
-            kept = f"The last good checkpoint is {self.run.checkpoint('last')}." if self.run.has("last") else "There is no checkpoint yet."
-            raise TrainingError(
-                f"The loss is {loss} at step {self.step} (learning rate {self.schedule.get_last_lr()[0]:.2g}). {kept} "
-                "Try a lower --lr, a longer --warmup-epochs, or --amp off."
-            )
         progress.measured(loss, accuracy, images_per_s)
         lr = self.schedule.get_last_lr()[0]
         record = {"epoch": self.step / self.steps_per_epoch, "loss": loss, "accuracy": accuracy, "lr": lr, "images_per_s": images_per_s}
         log({"kind": "train", "step": self.step} | record)
 
+    def _check_finite(self, loss: float) -> None:
+        """Raise TrainingError if the loss, or any weight, is not finite."""
+        what = f"The loss is {loss}" if not math.isfinite(loss) else ""
+        if not what and not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            what = "A weight is not finite"
+        if what:
+            kept = f"The last good checkpoint is {self.run.checkpoint('last')}." if self.run.has("last") else "There is no checkpoint yet."
+            raise TrainingError(
+                f"{what} at step {self.step} (learning rate {self.schedule.get_last_lr()[0]:.2g}). {kept} "
+                "Try a lower --lr, a longer --warmup-epochs, or --no-amp."
+            )
+
     def validate(self) -> Scores:
         """Scores of the weights that would be saved now, on the validation images."""
         scorer = Scorer(self.splits.classes)
         runtime = TorchRuntime(self.weights, self.device)
-        score(scorer, runtime, self.splits.val, self.preprocess, np.arange(len(self.splits.classes)), batch_size=256, workers=0)
+        score(
+            scorer,
+            runtime,
+            self.splits.val,
+            self.preprocess,
+            np.arange(len(self.splits.classes)),
+            batch_size=256,
+            workers=self.recipe.workers,
+        )
         return scorer.compute()
 
     def save(self, best: bool) -> None:
@@ -162,17 +195,31 @@ class Trainer:
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule", "scaler")}
         if self.average:
             state["average"] = self.average.state_dict()
-        return state | {"step": self.step, "best": self.best, "window": self.window.state()}
+        return state | {"step": self.step, "best": self.best, "window": self.window.state(), "data": self._data_print()}
+
+    def _data_print(self) -> list[Any]:
+        """What must be the same for a run to go on: classes, labels in order, steps in an epoch."""
+        labels = zlib.crc32(np.ascontiguousarray(self.splits.train.labels).tobytes())
+        return [list(self.splits.classes), len(self.splits.train), labels, self.steps_per_epoch]
 
     def resume(self) -> None:
         """Go back to where the run's last checkpoint was written; later records of metrics.jsonl are forgotten."""
         state = self.run.load_state()
+        if state["data"] != self._data_print():
+            classes, images, *_ = state["data"]
+            raise DataError(
+                f"The run was trained on {images:,} images of {len(classes)} classes ({', '.join(classes[:3])}, ...); {self.splits.name} "
+                f"now holds {len(self.splits.train):,} of {len(self.splits.classes)}, or in another order. "
+                "A run goes on only with the same data; start a new one."
+            )
         for name in ("model", "optimizer", "schedule", "scaler"):
             getattr(self, name).load_state_dict(state[name])
         if self.average:
             self.average.load_state_dict(state["average"])
         self.step, self.best = state["step"], state["best"]
         self.window = Window(*state["window"])
+        if not self.run.has("best"):
+            self.best = -1.0
         self.run.cut_metrics(self.step)
 
 
@@ -201,10 +248,9 @@ class Window:
         return [float(self.loss), int(self.correct), self.images, self.batches, self.seconds]
 
 
-def _make_model(recipe: Recipe, config: Any) -> SwinTransformer:
-    model = create_model(config)
-    assert isinstance(model, SwinTransformer)
-    if recipe.weight_init == "xavier":
+def _make_model(recipe: Recipe, config: SwinConfig) -> SwinTransformer:
+    model = SwinTransformer(config, choose().attend)
+    if recipe.weight_init == "wide":
         spread_weights(model)
     model.set_grad_checkpointing(recipe.grad_checkpointing)
     return model
@@ -221,6 +267,7 @@ def _stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        print("\nswinkit: stopping after this step; once more stops at once and saves nothing.", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -46,11 +46,13 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
 
 @torch.no_grad()
 def spread_weights(model: nn.Module) -> None:
-    """Xavier-uniform linear layers.
+    """A wider initialisation for narrow models that have minutes and not days: Xavier-uniform linear layers, N(0, 1) position biases.
 
     The originals' standard deviation of 0.02 suits 96 channels and more; in a narrower model it makes every branch so small that
-    training spends its first epochs growing them. Use this for models of 32 to 64 channels that have minutes and not days.
+    training spends its first epochs growing them. Position biases that differ give every head a neighbourhood of its own to begin with.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
+    for name, parameter in model.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            nn.init.normal_(parameter)
+        elif parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swinkit.config import SwinConfig, pair
 from swinkit.data import Augment, Preprocess, Splits
+from swinkit.errors import ConfigError
 from swinkit.train.recipe import Recipe
 from swinkit.variants import get_config
 
@@ -32,6 +33,11 @@ def plan_model(recipe: Recipe, splits: Splits) -> SwinConfig:
 def plan_preprocess(recipe: Recipe, splits: Splits, config: SwinConfig) -> Preprocess:
     """How images are prepared: the model's size, and the recipe's or the data's mean and deviation."""
     mean, std = STATISTICS.get(splits.name, GREY if splits.in_chans == 1 else IMAGENET)
+    for name, given in (("mean", recipe.mean), ("std", recipe.std)):
+        if given is not None and len(given) != splits.in_chans:
+            raise ConfigError(
+                f"The recipe's {name} has {len(given)} values for images with {splits.in_chans} channels; give one per channel."
+            )
     return Preprocess(size=pair(config.img_size), mean=recipe.mean or mean, std=recipe.std or std, crop_pct=recipe.crop_pct)
 
 

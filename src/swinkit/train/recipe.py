@@ -48,15 +48,17 @@ class Recipe:
     scale: tuple[float, float] | None = _field(None, "Smallest and largest part of the image that a random resized crop keeps.")
     hflip: float = _field(0.5, "Probability of a mirror image.")
     crop_padding: int = _field(0, "Pixels of border before a random crop without scaling.")
-    aa: str = _field("", 'RandAugment as "rand-m9-n2" (magnitude 9, 2 operations); empty is off.')
+    aa: str = _field("", 'RandAugment as "rand-m9-n2" (magnitude 9 of 10, 2 operations); empty is off.')
     color_jitter: float = _field(0.0, "Strength of brightness, contrast and saturation jitter.")
     reprob: float = _field(0.0, "Probability of random erasing.")
     mean: tuple[float, ...] | None = _field(None, "Pixel mean per channel, in [0, 1]; by default the data's.")
     std: tuple[float, ...] | None = _field(None, "Pixel standard deviation per channel; by default the data's.")
     crop_pct: float = _field(1.0, "Part of the resized image that evaluation keeps.")
-    model_ema: float = _field(0.0, "Decay of the running average of the weights, which is then what is evaluated and saved; 0 is off.")
-    weight_init: str = _field("original", '"original" (deviation 0.02) or "xavier", which starts narrow models much faster.')
-    amp: str = _field("auto", 'Mixed precision: "auto" (bfloat16 where the hardware has it), "bfloat16", "float16" or "off".')
+    model_ema: bool = _field(False, "Keep a running average of the weights, which is then what is evaluated and saved.")
+    model_ema_decay: float = _field(0.998, "How much of the average stays in each step.")
+    weight_init: str = _field("original", '"original" (deviation 0.02) or "wide", which starts narrow models much faster.')
+    amp: bool | None = _field(None, "Mixed precision; by default where the hardware computes in bfloat16.")
+    amp_dtype: str = _field("bfloat16", 'Mixed precision in "bfloat16" or "float16".')
     compile: bool = _field(False, "Compile the model with torch.compile.")
     grad_checkpointing: bool = _field(False, "Recompute activations in the backward pass to save memory.")
     device: str = _field("auto", DEVICE_HELP)
@@ -71,21 +73,21 @@ class Recipe:
             _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
         for field in ("warmup_epochs", "weight_decay", "clip_grad", "mixup", "cutmix", "workers", "threads", "seed", "min_lr"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
-        for field in ("smoothing", "model_ema", "beta2"):
+        for field in ("smoothing", "model_ema_decay", "beta2"):
             _require(0 <= getattr(self, field) < 1, field, getattr(self, field), "from 0 up to, not including, 1")
         _require(self.lr > 0, "lr", self.lr, "above 0")
-        _require(self.amp in ("auto", "off", "bfloat16", "float16"), "amp", self.amp, "auto, off, bfloat16 or float16")
-        _require(self.weight_init in ("original", "xavier"), "weight_init", self.weight_init, "original or xavier")
+        _require(self.amp_dtype in ("bfloat16", "float16"), "amp_dtype", self.amp_dtype, "bfloat16 or float16")
+        _require(self.weight_init in ("original", "wide"), "weight_init", self.weight_init, "original or wide")
         self.randaugment()
 
     def randaugment(self) -> tuple[int, int]:
-        """(operations, magnitude) of `aa`."""
+        """(operations, magnitude) of `aa`; timm counts magnitudes to 10, torchvision in 31 bins."""
         if not self.aa:
             return (0, 0)
         found = re.fullmatch(r"rand-m(\d+)(?:-n(\d+))?", self.aa)
         _require(found is not None, "aa", self.aa, 'empty or like "rand-m9-n2"')
         assert found is not None
-        return (int(found[2] or 2), int(found[1]))
+        return (int(found[2] or 2), min(3 * int(found[1]), 30))
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, checked again. Errors: UnknownNameError, ConfigError."""

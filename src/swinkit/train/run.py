@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from swinkit.checkpoints.files import atomic_folder, follow, point, write_atomic
-from swinkit.checkpoints.native import CONFIG, WEIGHTS, SavedModel
+from swinkit.checkpoints.native import CONFIG, SavedModel, write_files
 from swinkit.errors import CheckpointError, DataError
 
 STATE = "training.pt"
@@ -33,7 +34,8 @@ class Run:
         """Errors: DataError if the folder holds something already."""
         folder = self.folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError(f"{folder} exists and is not empty; give another --output, or go on with it: --resume {folder}")
+            go_on = f", or go on with it: --resume {folder}" if self.has("last") else ", or remove it"
+            raise DataError(f"{folder} exists and is not empty; give another --output{go_on}.")
 
     def create(self, config: str) -> None:
         """Make the folder, with its config.yaml. Errors: DataError if it holds something already."""
@@ -69,20 +71,19 @@ class Run:
         folder = self.folder / "checkpoints" / f"step-{step}"
         if not folder.exists():
             with atomic_folder(folder) as beside:
-                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.tensors.items()}
-                safetensors.torch.save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
-                (beside / CONFIG).write_text(model.to_json(), encoding="utf-8")
+                write_files(model, beside)
                 torch.save(dict(state), beside / STATE)
-        point(self.folder / "last", folder)
+        # `best` first: the state that `last` leads to already counts on it.
         if best:
             point(self.folder / "best", folder)
+        point(self.folder / "last", folder)
         self._remove_old()
         return folder
 
     def _remove_old(self) -> None:
         kept = {self.checkpoint(name).resolve() for name in ("last", "best") if self.has(name)}
         for folder in (self.folder / "checkpoints").iterdir():
-            if folder.resolve() not in kept:
+            if folder.resolve() not in kept and re.fullmatch(r"step-\d+|\.step-\d+\..*\.writing", folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def has(self, name: str) -> bool:
@@ -101,6 +102,6 @@ class Run:
         path = self.checkpoint("last") / STATE
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); the checkpoint is broken.") from None
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{path} cannot be read ({str(error).splitlines()[0]}); the checkpoint is broken.") from None
         return state

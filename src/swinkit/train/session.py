@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 import swinkit
-from swinkit.data import open_data
+from swinkit.data import BUILT_IN, open_data
 from swinkit.errors import ConfigError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
@@ -53,10 +53,12 @@ def start_run(
         recipe = recipe_for(str(data or DEFAULT_DATA))
     changes = dict(options) | ({"data": str(data)} if data is not None else {})
     chosen = load_recipe(recipe, **changes)
+    if Path(chosen.data).is_dir() and chosen.data not in BUILT_IN:
+        chosen = chosen.replace(data=str(Path(chosen.data).resolve()))
     run = Run(Path(output) if output else _new_folder(chosen))
     run.check_free()
     trainer = _trainer(chosen, run)
-    run.create(_config_text(chosen, command))
+    run.create(_config_text(trainer.resolved(), command))
     return _train(trainer, command, console or Console(stderr=True))
 
 
@@ -111,8 +113,13 @@ def _introduction(trainer: Trainer) -> list[str]:
 
 
 def _new_folder(recipe: Recipe) -> Path:
-    name = re.sub(r"[^\w.-]+", "-", Path(recipe.data).resolve().name if Path(recipe.data).exists() else recipe.data).strip("-.")
-    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+    """runs/DATE-DATA; beside the data where the current folder is the data itself."""
+    data = Path(recipe.data)
+    name = re.sub(r"[^\w.-]+", "-", data.name).strip("-.")
+    runs = Path("runs")
+    if data.is_dir() and runs.resolve().is_relative_to(data):
+        runs = data.parent / "runs"
+    base = runs / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     candidates = (base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000)))
     return next(folder for folder in candidates if not folder.exists())
 
