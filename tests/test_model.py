@@ -95,10 +95,9 @@ def test_absolute_position_is_added_and_resized(size):
     assert model.absolute_pos_embed.shape == (1, 256, 8)
     tokens = torch.zeros(1, *size, 8)
     position = model.add_position(tokens)
-    assert position.shape == tokens.shape
-    assert position.abs().max() > 0
-    if size == (16, 16):
-        assert torch.equal(position.flatten(1, 2), model.absolute_pos_embed)
+    table = model.absolute_pos_embed.unflatten(1, (16, 16)).permute(0, 3, 1, 2)
+    wanted = table if size == (16, 16) else torch.nn.functional.interpolate(table, size=size, mode="bicubic")
+    assert torch.equal(position, wanted.permute(0, 2, 3, 1))
     assert SwinBackbone(SwinConfig(**SMALL | {"ape": True, "size_policy": "dense"})).absolute_pos_embed.shape == (1, 8, 16, 16)
 
 
@@ -213,8 +212,10 @@ def test_logit_scale_is_clamped_at_100():
 
 
 def test_no_weight_decay_names_positions_and_scales():
-    assert all("relative_position_bias_table" in name for name in small().no_weight_decay())
-    assert any("cpb_mlp" in name for name in small(2).no_weight_decay())
+    attn = [f"layers.{stage}.blocks.{block}.attn" for stage in (0, 1) for block in (0, 1)]
+    assert small(ape=True).no_weight_decay() == {"absolute_pos_embed", *(f"{a}.relative_position_bias_table" for a in attn)}
+    scale_and_mlp = ("logit_scale", "cpb_mlp.0.weight", "cpb_mlp.0.bias", "cpb_mlp.2.weight")
+    assert small(2).no_weight_decay() == {f"{a}.{name}" for a in attn for name in scale_and_mlp}
 
 
 @pytest.mark.parametrize(
@@ -230,6 +231,21 @@ def test_no_weight_decay_names_positions_and_scales():
 def test_wrong_input_is_a_sentence(shape, message):
     with pytest.raises(InputError, match=message):
         small()(torch.zeros(shape))
+
+
+def test_pixels_of_whole_numbers_are_refused():
+    with pytest.raises(InputError, match="whole numbers; expected normalised"):
+        small()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_stage_indices_of_a_backbone_that_ends_early():
+    backbone = SwinBackbone(SwinConfig(**SMALL), [0])
+    x = torch.randn(1, 3, 32, 32)
+    assert len(backbone.forward_intermediates(x)) == 1
+    assert torch.equal(backbone.forward_intermediates(x, [-1])[0], backbone(x)[0])
+    for wrong in ([1], 2, 0, []):
+        with pytest.raises(InputError, match="Stage indices"):
+            backbone.forward_intermediates(x, wrong)
 
 
 def test_per_axis_needs_one_patch():

@@ -3,17 +3,22 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import swinkit
-from conftest import COLOURS
+from conftest import COLOURS, TINY
 from swinkit.cli import run
-from swinkit.data import open_split
-from swinkit.errors import CheckpointError, DataError, InputError
+from swinkit.data import open_data, open_split
+from swinkit.errors import CheckpointError, ConfigError, DataError, InputError
+from swinkit.evaluate import which_images
 from swinkit.predict import Failure
 
 
@@ -38,6 +43,7 @@ def test_predictor_takes_paths_bytes_images_arrays_and_lists(trained, pictures):
     for other in (str(path), path.read_bytes(), image, np.asarray(image), io.BytesIO(path.read_bytes())):
         assert predictor(other).scores == pytest.approx(first.scores)
     assert [p.label for p in predictor([path] * 3, top_k=1)] == ["red"] * 3
+    assert [p.label for p in swinkit.predict(trained.run, path)] == ["red"]
     with pytest.raises(InputError, match=r"none\.png"):
         predictor("none.png")
 
@@ -64,6 +70,67 @@ def test_evaluate_agrees_with_the_run_and_with_predict(trained, pictures):
     right = [predictor(images.image(i, "RGB")).label == images.classes[images.labels[i]] for i in range(len(images))]
     assert np.mean(right) == scores.top1
     assert swinkit.evaluate(trained.run).to_dict() == scores.to_dict(), "without data: what the run was trained on"
+
+
+def test_a_runs_own_split_is_scored(pictures, tmp_path):
+    """A folder without val/ was split by the run's seed: evaluation must find the same images again, and never the training ones."""
+    options = TINY | {"epochs": 1, "seed": 3}
+    run = swinkit.train(pictures / "train", output=tmp_path / "run", console=Console(quiet=True), **options).run
+    name, images = which_images(run, None, "auto")
+    splits = open_data(pictures / "train", seed=3)
+    assert name.startswith("val of ")
+    assert [images.name(i) for i in range(len(images))] == [splits.val.name(i) for i in range(len(splits.val))]
+    assert len(which_images(run, pictures / "train", "train")[1]) == len(splits.train)
+    assert len(which_images(run / "best", pictures / "val", "auto")[1]) == 18, "other data: every image"
+    with pytest.raises(DataError, match="no test images"):
+        which_images(run, None, "test")
+
+
+def test_labels_and_preparation_travel_with_the_model(trained, tmp_path):
+    model = swinkit.from_pretrained(trained.run)
+    swinkit.save_pretrained(torch.compile(model), tmp_path / "again")
+    assert swinkit.Predictor(tmp_path / "again").classes == tuple(COLOURS)
+
+
+def test_a_classifier_becomes_a_dense_backbone(trained):
+    x = torch.randn(1, 3, 30, 21)
+    model = swinkit.from_pretrained(trained.run)
+    dense = swinkit.from_pretrained(trained.run, features_only=True, size_policy="dense", out_indices=(0, 1))
+    assert [tuple(m.shape) for m in dense(x)] == [(1, 32, 15, 11), (1, 64, 8, 6)]
+    assert torch.equal(dense.layers[0].blocks[0].attn.qkv.weight, model.layers[0].blocks[0].attn.qkv.weight)
+    assert dense.norm0.weight.unique().tolist() == [1.0]
+    with pytest.raises(ConfigError, match="features_only=True"):
+        swinkit.from_pretrained(trained.run, out_indices=(0,))
+
+
+def test_v2_keeps_its_position_units_in_other_windows(tmp_path):
+    swinkit.save_pretrained(swinkit.create_model("swinv2_pico_patch2_window4_32", num_classes=2), tmp_path / "m")
+    wider = swinkit.from_pretrained(tmp_path / "m", window_size=8)
+    assert wider.config.windows == ((8, 8), (8, 8), (4, 4))
+    assert [stage.blocks[0].attn.trained_window for stage in wider.layers] == [(4, 4)] * 3
+
+
+def test_progress_does_not_swallow_redirected_results(trained, mixed, tmp_path):
+    """stderr on a terminal, stdout in a file: every line must be in the file."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    with (tmp_path / "out.jsonl").open("w") as out:
+        command = [sys.executable, "-m", "swinkit", "predict", str(trained.run), str(mixed), "--json"]
+        code = subprocess.run(command, stdout=out, stderr=theirs, check=False).returncode
+    os.close(theirs)
+    os.close(ours)
+    assert code == 1
+    assert [json.loads(line)["source"].rpartition("/")[2] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        "1.png", "2.png", "3.png",
+    ]  # fmt: skip
+
+
+def test_weights_of_others_are_a_sentence(tmp_path):
+    for name, content in (("x.pth", b"\x80\x02\xff"), ("y.txt", b"a" * 5000)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match="is a file; expected a run folder"):
+            swinkit.from_pretrained(tmp_path / name)
 
 
 def test_classes_are_matched_by_name(trained, pictures, tmp_path):

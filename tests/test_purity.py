@@ -1,6 +1,7 @@
 """Forward is pure: nothing written, nothing remembered, and compile, export, func, copies, threads and half precision all work."""
 
 import copy
+import shutil
 import threading
 import warnings
 
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 
 from small_models import SMALL, VERSIONS, small
+from swinkit.backbone import SwinBackbone
 from swinkit.config import SwinConfig
-from swinkit.model import SwinTransformer, window_attention
+from swinkit.model import SwinTransformer, relative_position_index, window_attention
 
 
 @VERSIONS
@@ -76,6 +78,37 @@ def test_deepcopy_func_grad_and_threads(version):
     assert wrong == []
 
 
+def test_torch_func_first():
+    """The first use of a size inside torch.func must not leave its wrappers behind for later calls."""
+    model, x = small(2, window_size=3), torch.randn(2, 3, 27, 35)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    grads = torch.func.grad(lambda p: torch.func.functional_call(model, p, (x,)).square().sum())(parameters)
+    model(x).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad)
+
+
+@VERSIONS
+def test_vmap_over_samples(version):
+    """Per-sample gradients, at a size that needs padding."""
+    model, x = small(version), torch.randn(3, 3, 27, 35)
+    torch.testing.assert_close(torch.func.vmap(lambda one: model(one[None])[0])(x), model(x))
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    loss = lambda p, one: torch.func.functional_call(model, p, (one[None],)).sum()  # noqa: E731
+    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    model(x).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(per_sample[name].sum(0), parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_handed_out_is_not_what_is_remembered():
+    model, x = small(), torch.randn(1, 3, 32, 32)
+    before = model(x)
+    relative_position_index((4, 4)).fill_(0)
+    relative_position_index((4, 4), torch.device("cpu")).fill_(0)
+    assert torch.equal(model(x), before)
+
+
 def test_vmap_over_models():
     model, x = small(), torch.randn(1, 3, 32, 32)
     stacked = {name: torch.stack([p.detach(), 2 * p.detach()]) for name, p in model.named_parameters()}
@@ -93,6 +126,28 @@ def test_compile_without_graph_breaks(version, size):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x), model(x))
         compiled(x).sum().backward()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compile_to_machine_code():
+    model, x = small(2, depths=(2,), num_heads=(2,)), torch.randn(2, 3, 27, 35)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x))
+
+
+@pytest.mark.parametrize("policy", ["official", "dense", "per_axis"])
+def test_compiled_backbone_takes_one_size_after_another(policy):
+    backbone = SwinBackbone(SwinConfig(**SMALL, size_policy=policy)).eval()
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(backbone, fullgraph=True, backend="eager")
+        for size in ((32, 32), (21, 50), (9, 9), (32, 32)):
+            x = torch.randn(1, 3, *size)
+            for got, wanted in zip(compiled(x), backbone(x), strict=True):
+                torch.testing.assert_close(got, wanted)
 
 
 @VERSIONS

@@ -1,7 +1,15 @@
 """Training: the run folder, reproducing it, resuming it, and stopping with a sentence."""
 
 import json
+import math
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,8 +18,10 @@ from safetensors.torch import load_file
 
 import swinkit
 from conftest import TINY
+from small_models import small
 from swinkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
 from swinkit.train.loop import Interrupted, Trainer
+from swinkit.train.optim import make_average, make_optimizer, make_schedule
 from swinkit.train.recipe import Recipe, list_recipes, load_recipe
 
 QUIET = Console(quiet=True)
@@ -140,6 +150,109 @@ def test_output_that_is_taken_is_left_alone(trained, pictures):
     with pytest.raises(DataError, match=r"not empty.*--resume"):
         swinkit.train(pictures, output=trained.run, console=QUIET, **TINY)
     assert (trained.run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["renamed", "fewer"])
+def test_resume_refuses_other_data(pictures, tmp_path, monkeypatch, change):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    step = Trainer._step
+
+    def stop_soon(self, batches):
+        step(self, batches)
+        self.stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop_soon)
+        with pytest.raises(Interrupted):
+            swinkit.train(data, output=tmp_path / "run", console=QUIET, **TINY)
+    if change == "renamed":
+        for split in ("train", "val", "test"):
+            (data / split / "red").rename(data / split / "azure")
+    else:
+        for path in sorted((data / "train" / "red").iterdir())[:9]:
+            path.unlink()
+    with pytest.raises(DataError, match="same data"):
+        swinkit.train(resume=tmp_path / "run", console=QUIET)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_with_130(pictures, tmp_path, number):
+    """To the whole process group, workers included, as a terminal or a scheduler sends it."""
+    options = ["--model", TINY["model"], "--img-size", "16", "--epochs", "500", "--batch-size", "8", "--workers", "1", "--threads", "1"]
+    command = [sys.executable, "-m", "swinkit", "train", str(pictures), "--output", str(tmp_path / "run"), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "run" / "last").exists() and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Everything is saved" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "run" / "last" / "training.pt").exists()
+
+
+def test_schedule_rises_then_follows_a_cosine():
+    recipe = Recipe(epochs=10, lr=1.0, min_lr=0.1, warmup_epochs=2)
+    optimizer = make_optimizer(small(), recipe)
+    schedule = make_schedule(optimizer, recipe, steps_per_epoch=5)
+    rates = []
+    for _ in range(50):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:11] == pytest.approx([(step + 1) / 11 for step in range(11)])
+    assert rates[30] == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 2)))
+    assert rates[49] == pytest.approx(0.1, abs=0.01)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_only_matrices_that_are_not_positions_decay():
+    model = small(2, ape=True)
+    optimizer = make_optimizer(model, Recipe(weight_decay=0.3))
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decays) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        exempt = parameter.ndim == 1 or any(word in name for word in ("absolute_pos_embed", "logit_scale", "cpb_mlp"))
+        assert decays[id(parameter)] == (0.0 if exempt else 0.3), name
+
+
+def test_average_forgets_its_beginning_and_then_decays():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = make_average(model, 0.9)
+    value = model.weight.item()
+    for step in range(200):
+        torch.nn.init.constant_(model.weight, float(step))
+        average.update_parameters(model)
+        value = float(step) if step == 0 else value + (1 - min(0.9, (1 + step) / (10 + step))) * (step - value)
+        assert average.module.weight.item() == pytest.approx(value, rel=1e-5, abs=1e-5)
+
+
+def test_accumulated_batches_equal_one_large_batch(pictures, tmp_path):
+    """4 batches of 4 make the same step as one of 16 (no chance in the images, dropout off)."""
+    plain = TINY | {"epochs": 1, "drop_path": 0.0, "hflip": 0.0, "seed": 1}
+    tensors = []
+    for name, size, count in (("large", 16, 1), ("small", 4, 4)):
+        run = swinkit.train(pictures, output=tmp_path / name, console=QUIET, **plain | {"batch_size": size, "grad_accum_steps": count}).run
+        tensors.append(load_file(run / "last" / "model.safetensors"))
+    for name in tensors[0]:
+        torch.testing.assert_close(tensors[0][name], tensors[1][name], atol=2e-4, rtol=2e-3)
+
+
+def test_config_says_what_was_left_open(trained):
+    recipe = load_recipe(trained.run / "config.yaml")
+    assert None not in (recipe.mean, recipe.std, recipe.amp, recipe.drop_path, recipe.ape, recipe.img_size)
+    assert recipe.device == "cpu"
+
+
+def test_no_run_is_written_into_the_data(pictures, tmp_path, monkeypatch):
+    data = tmp_path / "photos"
+    shutil.copytree(pictures / "train", data)
+    monkeypatch.chdir(data)
+    result = swinkit.train(".", console=QUIET, **(TINY | {"epochs": 1}))
+    assert sorted(path.name for path in data.iterdir()) == ["blue", "green", "red"]
+    assert result.run.parent == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("name", list_recipes())

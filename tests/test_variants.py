@@ -67,8 +67,14 @@ def test_list_models_finds_by_pattern():
 def test_weight_tags_choose_the_head():
     assert get_config("swin_base_patch4_window7_224.ms_in22k").num_classes == 21841
     assert get_config("swin_base_patch4_window7_224.ms_in22k_ft_in1k").num_classes == 1000
-    with pytest.raises(UnknownNameError, match="weight tag 'ms_in2k'"):
-        get_config("swin_base_patch4_window7_224.ms_in2k")
+    for name in ("swin_base_patch4_window7_224.ms_in2k", "swin_s3_tiny_224.ms_in22k", "swinv2_base_window12_192.ms_in1k"):
+        with pytest.raises(UnknownNameError, match="There is no weight tag of"):
+            get_config(name)
+
+
+@pytest.mark.parametrize("name", [name for name in timm.list_models("swin*", pretrained=True) if not name.startswith("swinv2_cr")])
+def test_every_weight_tag_of_timm_is_understood(name):
+    assert get_config(name).num_classes == timm.get_pretrained_cfg(name).num_classes
 
 
 def test_unknown_name_gets_close_matches():
