@@ -74,7 +74,8 @@ TAGS: dict[str, tuple[str, ...]] = {
 } | {name: ("ms_in22k_ft_in1k",) for name in PUBLISHED if "12to" in name}
 """name -> the tags that weights were published under; the others have ms_in1k alone."""
 
-# Presets for small images, ours. The narrow ones have 8 channels per head: more heads see more neighbourhoods, which counts for more there.
+# Presets for small images, ours; pico has two blocks in every stage. The narrow ones have 8 channels per head: more heads see more
+# neighbourhoods, which counts for more there.
 PX28: dict[str, Any] = {"img_size": 28, "patch_size": 2, "window_size": 7, "depths": (2, 4)}  # maps 14, 7
 PX32: dict[str, Any] = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 4, 2)}  # maps 16, 8, 4
 PX32_FINE: dict[str, Any] = {"img_size": 32, "patch_size": 1, "window_size": 4, "depths": (2, 2, 4, 2)}  # maps 32, 16, 8, 4
@@ -96,8 +97,9 @@ def _small() -> dict[str, dict[str, Any]]:
     for version, family in ((1, "swin"), (2, "swinv2")):
         for width, (dim, head_dim) in SMALL_WIDTHS.items():
             for geometry, size in SMALL_SIZES.items():
-                heads = tuple(dim // head_dim * 2**stage for stage in range(len(size["depths"])))
-                table[f"{family}_{width}_{geometry}"] = size | {"version": version, "embed_dim": dim, "num_heads": heads}
+                depths = (2,) * len(size["depths"]) if width == "pico" else size["depths"]
+                heads = tuple(dim // head_dim * 2**stage for stage in range(len(depths)))
+                table[f"{family}_{width}_{geometry}"] = size | {"version": version, "embed_dim": dim, "depths": depths, "num_heads": heads}
     return table
 
 
