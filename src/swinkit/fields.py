@@ -64,3 +64,9 @@ def check_flag(name: str, value: Any) -> None:
     """True or False and nothing else."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is {value!r}; expected True or False.")
+
+
+def require(condition: bool, name: str, value: Any, expected: str) -> None:
+    """Raise unless the condition holds: "NAME is VALUE; expected EXPECTED."."""
+    if not condition:
+        raise ConfigError(f"{name} is {value!r}; expected {expected}.")

@@ -19,6 +19,7 @@ from swinkit.checkpoints import native
 from swinkit.data import Preprocess, eval_transform, find_images, read_image
 from swinkit.errors import CheckpointError, DataError, InputError
 from swinkit.model import SwinTransformer
+from swinkit.runtimes.device import pick_amp, pick_device
 from swinkit.runtimes.pytorch import TorchRuntime
 from swinkit.tasks.classify import Prediction, top_k
 
@@ -61,7 +62,8 @@ class Predictor:
             raise InputError(f"batch_size is {batch_size}; expected at least 1.")
         self.classes = saved.labels or tuple(str(index) for index in range(model.num_classes))
         self.preprocess = Preprocess.from_dict(saved.preprocess)
-        self.runtime = TorchRuntime(model, device, amp)
+        where = pick_device(device)
+        self.runtime = TorchRuntime(model, where, pick_amp(amp, where))
         self.batch_size = batch_size
         self._transform = eval_transform(self.preprocess)
 

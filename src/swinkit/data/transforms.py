@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from swinkit.errors import ConfigError
+from swinkit.fields import require
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
@@ -45,11 +46,11 @@ class Preprocess:
         object.__setattr__(self, "size", _numbers("size", size, int))
         object.__setattr__(self, "mean", _numbers("mean", self.mean, float))
         object.__setattr__(self, "std", _numbers("std", self.std, float))
-        _require(len(self.size) == 2 and min(self.size) > 0, "size", self.size, "a height and a width above 0")
-        _require(len(self.mean) in (1, 3), "mean", self.mean, "one value for grey or three for RGB")
-        _require(len(self.std) == len(self.mean) and min(self.std) > 0, "std", self.std, "a value above 0 for each one of mean")
-        _require(self.interpolation in INTERPOLATIONS, "interpolation", self.interpolation, " or ".join(INTERPOLATIONS))
-        _require(_is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "a number above 0 and up to 1")
+        require(len(self.size) == 2 and min(self.size) > 0, "size", self.size, "a height and a width above 0")
+        require(len(self.mean) in (1, 3), "mean", self.mean, "one value for grey or three for RGB")
+        require(len(self.std) == len(self.mean) and min(self.std) > 0, "std", self.std, "a value above 0 for each one of mean")
+        require(self.interpolation in INTERPOLATIONS, "interpolation", self.interpolation, " or ".join(INTERPOLATIONS))
+        require(_is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "a number above 0 and up to 1")
 
     @property
     def mode(self) -> str:
@@ -95,29 +96,29 @@ class Augment:
     def __post_init__(self) -> None:
         if self.scale is not None:
             _check_range("scale", self, largest=1.0)
-            _require(self.crop_padding == 0, "crop_padding", self.crop_padding, "0 together with scale, which crops already")
+            require(self.crop_padding == 0, "crop_padding", self.crop_padding, "0 together with scale, which crops already")
         _check_range("ratio", self, largest=math.inf)
         for name in ("hflip", "erasing"):
-            _require(_is_number(value := getattr(self, name)) and 0 <= value <= 1, name, value, "a probability between 0 and 1")
+            require(_is_number(value := getattr(self, name)) and 0 <= value <= 1, name, value, "a probability between 0 and 1")
         for name in ("randaugment_ops", "crop_padding"):
-            _require(_is_int(value := getattr(self, name)) and value >= 0, name, value, "a whole number from 0")
-        _require(
+            require(_is_int(value := getattr(self, name)) and value >= 0, name, value, "a whole number from 0")
+        require(
             _is_int(self.randaugment_magnitude) and 0 <= self.randaugment_magnitude <= 30,
             *("randaugment_magnitude", self.randaugment_magnitude, "a whole number from 0 to 30"),
         )
-        _require(_is_number(self.color_jitter) and self.color_jitter >= 0, "color_jitter", self.color_jitter, "a number from 0")
+        require(_is_number(self.color_jitter) and self.color_jitter >= 0, "color_jitter", self.color_jitter, "a number from 0")
 
 
 def _check_range(name: str, augment: Augment, largest: float) -> None:
     values = _numbers(name, getattr(augment, name), float)
     object.__setattr__(augment, name, values)
-    _require(len(values) == 2 and 0 < values[0] <= values[1] <= largest, name, values, f"two rising numbers above 0, at most {largest}")
+    require(len(values) == 2 and 0 < values[0] <= values[1] <= largest, name, values, f"two rising numbers above 0, at most {largest}")
 
 
 def _numbers(name: str, values: Any, kind: type) -> tuple[Any, ...]:
     fits = _is_int if kind is int else _is_number
     is_list = isinstance(values, Sequence) and not isinstance(values, str)
-    _require(is_list and len(values) > 0 and all(map(fits, values)), name, values, f"a list of {kind.__name__}")
+    require(is_list and len(values) > 0 and all(map(fits, values)), name, values, f"a list of {kind.__name__}")
     return tuple(kind(value) for value in values)
 
 
@@ -127,11 +128,6 @@ def _is_number(value: Any) -> bool:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _require(condition: bool, name: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"{name} is {value!r}; expected {expected}.")
 
 
 def eval_transform(p: Preprocess) -> Transform:
@@ -242,7 +238,7 @@ def batch_mixer(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tens
     with neither, images stay and targets are one-hot. Chance comes from torch's default generator.
     """
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-        _require(_is_number(alpha) and alpha >= 0, name, alpha, "a number from 0")
+        require(_is_number(alpha) and alpha >= 0, name, alpha, "a number from 0")
     mixers: list[Callable[..., Any]] = [
         *([v2.MixUp(alpha=float(mixup), num_classes=num_classes)] if mixup else []),
         *([v2.CutMix(alpha=float(cutmix), num_classes=num_classes)] if cutmix else []),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from swinkit.checkpoints.files import write_atomic
 from swinkit.report import classes
 from swinkit.report.charts import charts
 from swinkit.report.history import Record, not_finite, number
@@ -61,14 +61,7 @@ def write_report(path: Path, report: Report) -> None:
 
     Makes missing parent folders. Raises OSError where the file cannot be written.
     """
-    page = render(report).encode(errors="replace")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(page)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomic(path, render(report).encode(errors="replace"))
 
 
 def render(report: Report) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from swinkit.runtimes.device import autocast, pick_amp, pick_device
+from swinkit.runtimes.device import autocast
 
 
 class TorchRuntime:
-    """A model in eval mode on one device, in one precision."""
+    """A model in eval mode on one device; `amp` is the dtype of mixed precision, None: the model's own."""
 
-    def __init__(self, model: nn.Module, device: str | torch.device = "auto", amp: bool | None = False) -> None:
-        self.device = device if isinstance(device, torch.device) else pick_device(device)
-        self.amp = pick_amp(amp, self.device)
+    def __init__(self, model: nn.Module, device: torch.device, amp: torch.dtype | None = None) -> None:
+        self.device, self.amp = device, amp
         self.model = model.to(self.device).eval()
 
     def run(self, images: Tensor) -> Tensor:

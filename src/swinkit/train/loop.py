@@ -172,9 +172,9 @@ class Trainer:
             )
 
     def validate(self) -> Scores:
-        """Scores of the weights that would be saved now, on the validation images."""
+        """Scores of the weights that would be saved now, on the validation images, in the precision of training."""
         scorer = Scorer(self.splits.classes)
-        runtime = TorchRuntime(self.weights, self.device)
+        runtime = TorchRuntime(self.weights, self.device, self.amp)
         score(
             scorer,
             runtime,

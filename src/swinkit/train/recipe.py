@@ -13,6 +13,7 @@ from typing import Any, Self, get_args, get_origin, get_type_hints
 import yaml
 
 from swinkit.errors import ConfigError, UnknownNameError
+from swinkit.fields import require
 
 DEFAULT_DATA = "fashion-mnist-sample"
 DEVICE_HELP = '"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".'
@@ -70,14 +71,14 @@ class Recipe:
         for field, kind in get_type_hints(type(self)).items():
             object.__setattr__(self, field, _fitted(field, getattr(self, field), kind))
         for field in ("epochs", "batch_size", "grad_accum_steps"):
-            _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+            require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
         for field in ("warmup_epochs", "weight_decay", "clip_grad", "mixup", "cutmix", "workers", "threads", "seed", "min_lr"):
-            _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
+            require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
         for field in ("smoothing", "model_ema_decay", "beta2"):
-            _require(0 <= getattr(self, field) < 1, field, getattr(self, field), "from 0 up to, not including, 1")
-        _require(self.lr > 0, "lr", self.lr, "above 0")
-        _require(self.amp_dtype in ("bfloat16", "float16"), "amp_dtype", self.amp_dtype, "bfloat16 or float16")
-        _require(self.weight_init in ("original", "wide"), "weight_init", self.weight_init, "original or wide")
+            require(0 <= getattr(self, field) < 1, field, getattr(self, field), "from 0 up to, not including, 1")
+        require(self.lr > 0, "lr", self.lr, "above 0")
+        require(self.amp_dtype in ("bfloat16", "float16"), "amp_dtype", self.amp_dtype, "bfloat16 or float16")
+        require(self.weight_init in ("original", "wide"), "weight_init", self.weight_init, "original or wide")
         self.randaugment()
 
     def randaugment(self) -> tuple[int, int]:
@@ -85,7 +86,7 @@ class Recipe:
         if not self.aa:
             return (0, 0)
         found = re.fullmatch(r"rand-m(\d+)(?:-n(\d+))?", self.aa)
-        _require(found is not None, "aa", self.aa, 'empty or like "rand-m9-n2"')
+        require(found is not None, "aa", self.aa, 'empty or like "rand-m9-n2"')
         assert found is not None
         return (int(found[2] or 2), min(3 * int(found[1]), 30))
 
@@ -149,15 +150,15 @@ def _fitted(name: str, value: Any, kind: Any) -> Any:
         return None
     wanted = kinds[0]
     if get_origin(wanted) is tuple:
-        _require(isinstance(value, list | tuple), name, value, "a list of numbers")
+        require(isinstance(value, list | tuple), name, value, "a list of numbers")
         items = tuple(_fitted(name, item, float) for item in value)
         count = get_args(wanted)
-        _require(Ellipsis in count or len(items) == len(count), name, value, f"{len(count)} numbers")
+        require(Ellipsis in count or len(items) == len(count), name, value, f"{len(count)} numbers")
         return items
     if wanted is float:
         return _as_float(name, value)
     fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
-    _require(fits, name, value, {int: "a whole number", bool: "true or false", str: "text"}[wanted])
+    require(fits, name, value, {int: "a whole number", bool: "true or false", str: "text"}[wanted])
     return value
 
 
@@ -166,10 +167,5 @@ def _as_float(name: str, value: Any) -> float:
         number = float(value) if not isinstance(value, bool) else float("nan")
     except (TypeError, ValueError):
         number = float("nan")
-    _require(number == number and abs(number) != float("inf"), name, value, "a finite number")
+    require(number == number and abs(number) != float("inf"), name, value, "a finite number")
     return number
-
-
-def _require(condition: bool, name: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"The recipe's {name} is {value!r}; expected {expected}.")
