@@ -101,11 +101,11 @@ def _next_steps(trainer: Trainer) -> list[str]:
 
 
 def _tell(trainer: Trainer, scores: Scores, scored_on: str, seconds: float, next_steps: list[str], console: Console) -> None:
-    what = "test" if scored_on == "test" else "validation (no test images; these also chose the checkpoint)"
+    what, note = ("test", "") if scored_on == "test" else ("validation", "; they also chose the checkpoint, since there are no test images")
     accuracy = f"{100 * scores.top1:.1f} % ± {100 * scores.top1_standard_error:.1f}"
     lines = [
         "",
-        f"{what} accuracy {accuracy} on {scores.count:,} images, after {clock(seconds)}",
+        f"{what} accuracy {accuracy} on {scores.count:,} images, after {clock(seconds)}{note}",
         f"open    {trainer.run.report}",
         *(f"{'next' if number == 0 else '    '}    {step}" for number, step in enumerate(next_steps)),
     ]
