@@ -239,7 +239,7 @@ def test_pixels_of_whole_numbers_are_refused():
 
 
 def test_stage_indices_of_a_backbone_that_ends_early():
-    backbone = SwinBackbone(SwinConfig(**SMALL), [0])
+    backbone = SwinBackbone(SwinConfig(**SMALL), [0]).eval()
     x = torch.randn(1, 3, 32, 32)
     assert len(backbone.forward_intermediates(x)) == 1
     assert torch.equal(backbone.forward_intermediates(x, [-1])[0], backbone(x)[0])
