@@ -124,6 +124,8 @@ def test_intermediates_are_taken_before_merging():
     assert torch.equal(model.forward_intermediates(x, 1)[0], last)
     assert [info["num_chs"] for info in model.feature_info] == model.feature_info.channels() == [8, 16]
     assert model.feature_info.reduction() == [2, 4]
+    with pytest.raises(InputError, match="output_fmt is 'nchw'"):
+        model.forward_intermediates(x, output_fmt="nchw")
     with pytest.raises(InputError, match="indices are 5"):
         model.forward_intermediates(x, 5)
 

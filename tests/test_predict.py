@@ -17,6 +17,7 @@ from rich.console import Console
 import swinkit
 from conftest import COLOURS, TINY
 from swinkit.cli import run
+from swinkit.config import SwinConfig
 from swinkit.data import open_data, open_split
 from swinkit.errors import CheckpointError, ConfigError, DataError, InputError
 from swinkit.evaluate import which_images
@@ -104,6 +105,18 @@ def test_a_classifier_becomes_a_dense_backbone(trained):
     assert dense.norm0.weight.unique().tolist() == [1.0]
     with pytest.raises(ConfigError, match="features_only=True"):
         swinkit.from_pretrained(trained.run, out_indices=(0,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_backbones_load_in_the_dtype_and_policy_asked_for(tmp_path, dtype):
+    config = SwinConfig(img_size=16, patch_size=2, embed_dim=8, depths=(2, 2), num_heads=(2, 4), window_size=4, ape=True)
+    swinkit.save_pretrained(swinkit.create_model(config).to(dtype), tmp_path / "m")
+    dense = swinkit.from_pretrained(tmp_path / "m", features_only=True, size_policy="dense")
+    assert {parameter.dtype for parameter in dense.parameters()} == {dtype}
+    swinkit.save_pretrained(dense, tmp_path / "d")
+    official = swinkit.from_pretrained(tmp_path / "d", size_policy="official")
+    wanted = swinkit.from_pretrained(tmp_path / "m").absolute_pos_embed
+    assert torch.equal(official.absolute_pos_embed, wanted)
 
 
 def test_v2_keeps_its_position_units_in_other_windows(tmp_path):

@@ -143,10 +143,13 @@ def _for_backbone(model: SwinBackbone, tensors: dict[str, torch.Tensor]) -> dict
     for stage in model.out_indices:
         if f"norm{stage}.weight" in wanted and f"norm{stage}.weight" not in given:
             channels = model.config.dims[stage]
-            given |= {f"norm{stage}.weight": torch.ones(channels), f"norm{stage}.bias": torch.zeros(channels)}
+            like = tensors["patch_embed.proj.weight"]
+            given |= {f"norm{stage}.weight": like.new_ones(channels), f"norm{stage}.bias": like.new_zeros(channels)}
     position = given.get("absolute_pos_embed")
     if position is not None and position.ndim == 3 and wanted["absolute_pos_embed"].ndim == 4:
         given["absolute_pos_embed"] = position.transpose(1, 2).unflatten(2, model.config.grids[0]).contiguous()
+    if position is not None and position.ndim == 4 and wanted["absolute_pos_embed"].ndim == 3:
+        given["absolute_pos_embed"] = position.flatten(2).transpose(1, 2).contiguous()
     return given
 
 
@@ -175,6 +178,6 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
             listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise CheckpointError(
                 f"The weights do not fit the model: they {what} {listed}. Load them with the architecture they were saved with, "
-                "without in_chans, img_size or window_size."
+                "without in_chans, img_size, window_size or size_policy."
             )
     model.load_state_dict(tensors, assign=True)

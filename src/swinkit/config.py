@@ -185,6 +185,11 @@ class SwinConfig:
             )
         return tuple(index % stages for index in wanted)
 
+    def check_format(self, output_fmt: str) -> None:
+        """Raise InputError unless maps can be given in this order of axes."""
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise InputError(f'output_fmt is {output_fmt!r}; expected "NCHW" or "NHWC".')
+
     def drop_shift(self, grid: Size, window: Size) -> tuple[bool, bool]:
         """On which axes a block of a `grid` of tokens goes without its shift (see `size_policy`)."""
         if self.size_policy == "dense":

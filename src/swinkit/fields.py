@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from swinkit.errors import ConfigError
@@ -48,14 +49,14 @@ def size(name: str, value: Any, least: int = 1) -> SizeLike:
 
 def positive(name: str, value: Any) -> float:
     """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
         raise ConfigError(f"{name} is {value!r}; expected a finite number above 0.")
     return float(value)
 
 
 def rate(name: str, value: Any) -> float:
     """A probability below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value < 1.0:
         raise ConfigError(f"{name} is {value!r}; expected a probability from 0 up to, not including, 1.")
     return float(value)
 

@@ -377,6 +377,7 @@ class SwinTrunk(nn.Module):
         A list, like timm's with intermediates_only=True; un-normed.
         """
         wanted = self.config.stage_indices(indices, len(self.layers))
+        self.config.check_format(output_fmt)
         last = max(wanted)
         maps, x = [], self.embed(x)
         for stage in self.layers[:last]:
