@@ -23,6 +23,7 @@ ORDER = (
     {"evaluate", "doctor"},
     {"report"},
     {"train"},
+    {"console"},
     {"cli"},
     {"__main__"},
 )

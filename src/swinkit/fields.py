@@ -56,7 +56,7 @@ def positive(name: str, value: Any) -> float:
 
 def rate(name: str, value: Any) -> float:
     """A probability below 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value < 1.0:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < 1.0:
         raise ConfigError(f"{name} is {value!r}; expected a probability from 0 up to, not including, 1.")
     return float(value)
 
