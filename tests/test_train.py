@@ -20,9 +20,10 @@ import swinkit
 from conftest import TINY
 from small_models import small
 from swinkit.errors import ConfigError, DataError, TrainingError, UnknownNameError
-from swinkit.train.loop import Interrupted, Trainer
-from swinkit.train.optim import make_average, make_optimizer, make_schedule
+from swinkit.train.loop import Trainer
+from swinkit.train.optim import Average, make_optimizer, make_schedule
 from swinkit.train.recipe import Recipe, list_recipes, load_recipe
+from swinkit.train.stopping import Interrupted
 
 QUIET = Console(quiet=True)
 
@@ -39,7 +40,8 @@ def test_run_folder_is_complete(trained, pictures):
     for name in ("config.yaml", "metrics.jsonl", "report.html", "scores-test.json", "tensorboard"):
         assert (run / name).exists(), name
     for pointer in ("last", "best"):
-        assert {path.name for path in (run / pointer).iterdir()} == {"config.json", "model.safetensors", "training.pt"}
+        assert {path.name for path in (run / pointer).iterdir()} == {"config.json", "model.safetensors", "training"}
+        assert {path.name for path in (run / pointer / "training").iterdir()} == {"state.json", "state.safetensors"}
     assert len(list((run / "checkpoints").iterdir())) <= 2
     kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert kinds.count("val") == TINY["epochs"]
@@ -89,10 +91,10 @@ def test_resume_continues_bit_for_bit(trained, tmp_path, monkeypatch, at):
 
 
 def test_averaged_weights_are_saved_and_raw_ones_kept(trained):
-    state = torch.load(trained.run / "last" / "training.pt", weights_only=True)
+    state = load_file(trained.run / "last" / "training" / "state.safetensors")
     saved = load_file(trained.run / "last" / "model.safetensors")
-    assert state["average"]["module.head.weight"].equal(saved["head.weight"])
-    assert not state["model"]["head.weight"].equal(saved["head.weight"])
+    assert state["average.head.weight"].equal(saved["head.weight"])
+    assert not state["model.head.weight"].equal(saved["head.weight"])
 
 
 def test_loss_that_is_not_finite_stops_with_a_sentence(pictures, tmp_path):
@@ -190,7 +192,7 @@ def test_a_signal_saves_and_exits_with_130(pictures, tmp_path, number):
     assert process.returncode == 130, said
     assert "Everything is saved" in said
     assert "Traceback" not in said
-    assert (tmp_path / "run" / "last" / "training.pt").exists()
+    assert (tmp_path / "run" / "last" / "training" / "state.safetensors").exists()
 
 
 def test_schedule_rises_then_follows_a_cosine():
@@ -220,11 +222,11 @@ def test_only_matrices_that_are_not_positions_decay():
 
 def test_average_forgets_its_beginning_and_then_decays():
     model = torch.nn.Linear(1, 1, bias=False)
-    average = make_average(model, 0.9)
+    average = Average(model, 0.9)
     value = model.weight.item()
     for step in range(200):
         torch.nn.init.constant_(model.weight, float(step))
-        average.update_parameters(model)
+        average.update(model)
         value = float(step) if step == 0 else value + (1 - min(0.9, (1 + step) / (10 + step))) * (step - value)
         assert average.module.weight.item() == pytest.approx(value, rel=1e-5, abs=1e-5)
 

@@ -64,13 +64,16 @@ def train(
     recipe: Annotated[str | None, Parameter(help="A recipe's name or a YAML file. Flags below change single values of it.")] = None,
     output: Annotated[str | None, Parameter(help="The run folder; by default runs/DATE-DATA.")] = None,
     resume: Annotated[str | None, Parameter(help="A run folder to go on with.")] = None,
+    nproc: Annotated[int | None, Parameter(help="Processes to train in on this machine; torchrun works too.")] = None,
+    logger: Annotated[list[str] | None, Parameter(help='"package.module:function" that makes a logger; may be repeated.')] = None,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> int:
     """Train a classifier; without arguments, on the Fashion-MNIST sample that comes with swinkit."""
     from swinkit.train import train
 
     changes = {name: value for name, value in vars(options).items() if value is not None} if options else {}
-    train(data, recipe=recipe, output=output, resume=resume, command=shlex.join(["swinkit", *sys.argv[1:]]), **changes)
+    command = shlex.join(["swinkit", *sys.argv[1:]])
+    train(data, recipe=recipe, output=output, resume=resume, nproc=nproc, loggers=logger or (), command=command, **changes)
     return 0
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from swinkit.errors import ConfigError, InputError, UnknownNameError
 from swinkit.fields import Size as Size
@@ -15,16 +15,12 @@ from swinkit.fields import pair as pair
 
 WindowsLike = SizeLike | Sequence[SizeLike]
 SizePolicy = Literal["official", "dense", "per_axis"]
-
-SIZE_POLICIES = ("official", "dense", "per_axis")
+SIZE_POLICIES = get_args(SizePolicy)
 
 
 @dataclass(frozen=True)
 class SwinConfig:
-    """What a Swin Transformer is made of. Wrong values raise ConfigError with what to change.
-
-    A size is an int or an (h, w) pair.
-    """
+    """What a Swin Transformer is made of; a size is an int or an (h, w) pair. Wrong values raise ConfigError with what to change."""
 
     version: Literal[1, 2] = 1
     """1: arXiv 2103.14030. 2: arXiv 2111.09883 (cosine attention, continuous position bias, norms after the branches)."""

@@ -33,18 +33,24 @@ def make_loader(
     workers: int,
     drop_last: bool = False,
     pin_memory: bool = False,
+    part: tuple[int, int] = (0, 1),
+    with_neighbour: bool = False,
 ) -> Loader:
     """Batches of a set: (images float32 (B, C, H, W), labels int64 (B,), indices int64 (B,)).
 
     mode: "RGB" or "L". train: shuffle anew each epoch and seed the transform for every image; else keep the order and seed nothing.
-    workers: processes that decode; 0 does it in this one. Raises DataError if no batch comes out of it, and while iterating,
-    InputError for an image that cannot be read.
+    workers: processes that decode; 0 does it in this one. part: (number, count) of a process among those that train together: a batch
+    is a block of what one process with batches `count` times as large would take; with_neighbour puts the image before that block in
+    front of it, for mixing. Raises DataError if no batch comes out of it, and while iterating, InputError for an image that cannot be
+    read.
     """
     if batch_size < 1 or workers < 0:
         raise DataError(f"batch_size must be at least 1 and workers at least 0, not {batch_size} and {workers}.")
-    batches = _Batches(len(images), batch_size, shuffle=train, seed=seed, drop_last=drop_last)
+    batches = _Batches(
+        len(images), batch_size, shuffle=train, seed=seed, drop_last=drop_last, part=part, with_neighbour=with_neighbour
+    )  # fmt: skip
     if len(batches) == 0:
-        raise DataError(f"{len(images)} images make no batch of {batch_size}. Add images, or lower the batch size.")
+        raise DataError(f"{len(images)} images make no batch of {batch_size * part[1]}. Add images, or lower the batch size.")
     return Loader(_Samples(images, transform, mode, seed if train else None), batches, workers, pin_memory)
 
 
@@ -88,17 +94,27 @@ class Loader:
 class _Batches(Sampler[list[Draw]]):
     """The batches of an epoch as lists of draws; the order comes from (seed, epoch)."""
 
-    def __init__(self, count: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool) -> None:
+    def __init__(
+        self, count: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool, part: tuple[int, int], with_neighbour: bool
+    ) -> None:
         self.count, self.batch_size, self.shuffle, self.seed, self.drop_last = count, batch_size, shuffle, seed, drop_last
+        self.part, self.with_neighbour = part, with_neighbour
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
+        together = self.batch_size * self.part[1]
+        return self.count // together if self.drop_last else -(-self.count // together)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order, epoch = self._order().tolist(), self.epoch
+        together = self.batch_size * self.part[1]
         for batch in range(self.start, len(self)):
-            yield [(epoch, index) for index in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+            yield [(epoch, index) for index in self._block(order[batch * together : (batch + 1) * together])]
+
+    def _block(self, together: list[int]) -> list[int]:
+        first = self.part[0] * self.batch_size
+        neighbour = [together[first - 1]] if self.with_neighbour else []
+        return neighbour + together[first : first + self.batch_size]
 
     def _order(self) -> Tensor:
         if not self.shuffle:

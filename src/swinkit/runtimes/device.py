@@ -11,12 +11,16 @@ import torch
 from swinkit.errors import ConfigError
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """ "auto": CUDA, else Apple's GPU, else the CPU. Errors: ConfigError for a device that is not there."""
+def pick_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
+    """ "auto": CUDA, else Apple's GPU, else the CPU. Errors: ConfigError for a device that is not there.
+
+    local_rank: the number of this process among those of the machine, each of which gets the GPU of its number; None: it is alone.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        # Several processes cannot meet on Apple's GPU.
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and local_rank is None else "cpu"
+    if name == "cuda" and local_rank is not None:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -3,77 +3,96 @@
 from __future__ import annotations
 
 import math
-import shlex
-import signal
-import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swinkit.checkpoints.native import SavedModel
-from swinkit.config import SwinConfig
 from swinkit.data import Preprocess, Splits, batch_mixer, make_loader, train_transform
 from swinkit.data.loader import hashed
-from swinkit.errors import DataError, TrainingError
-from swinkit.evaluate import score
+from swinkit.errors import SwinkitError, TrainingError
 from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp, pick_device
-from swinkit.runtimes.pytorch import TorchRuntime
-from swinkit.tasks.classify import Scorer, Scores, soft_cross_entropy
-from swinkit.train.optim import make_average, make_optimizer, make_schedule, spread_weights
+from swinkit.tasks.classify import soft_cross_entropy
+from swinkit.train.events import Log, NoLog
+from swinkit.train.optim import Average, make_optimizer, make_schedule, spread_weights
+from swinkit.train.parallel import draw_together, last_only, replicate, shard, whole
 from swinkit.train.plan import plan_augment, plan_model, plan_preprocess
 from swinkit.train.progress import TrainingProgress
 from swinkit.train.recipe import Recipe
 from swinkit.train.run import Run
+from swinkit.train.snapshot import Best, save
+from swinkit.train.stopping import Interrupted, stop_on_interrupt
+from swinkit.train.validate import validate
+from swinkit.train.window import Window
+from swinkit.train.world import World
 
-Log = Callable[[dict[str, Any]], None]
 Micro = tuple[Tensor, Tensor]
 
-
-class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop and saved its state first."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(f"Everything is saved; go on with: swinkit train --resume {shlex.quote(str(run.folder))}")
+DIVERGED = 5.0
+"""A mean loss of so many times what guessing gives is no training any more."""
+EARLY_STEPS = frozenset({1, 2, 4, 8, 16, 32})
+"""Steps after which the loss is looked at, besides at every record; on the CPU, where looking costs nothing, it is at each."""
 
 
 class Trainer:
     """Everything that changes while a model trains."""
 
-    def __init__(self, recipe: Recipe, splits: Splits, run: Run) -> None:
+    def __init__(self, recipe: Recipe, splits: Splits, run: Run, world: World | None = None) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.splits, self.run = recipe, splits, run
-        self.device = pick_device(recipe.device)
+        self.recipe, self.splits, self.run, self.world = recipe, splits, run, world or World()
+        self.device = pick_device(recipe.device, self.world.local_rank if self.world.size > 1 else None)
         self.amp = pick_amp(recipe.amp, self.device, recipe.amp_dtype)
         self.config = plan_model(recipe, splits)
         self.preprocess: Preprocess = plan_preprocess(recipe, splits, self.config)
-        self.model = _make_model(recipe, self.config).to(self.device)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if recipe.compile else self.model
-        self.average = make_average(self.model, recipe.model_ema_decay) if recipe.model_ema else None
-        self.batch_size = min(recipe.batch_size, len(splits.train))
-        self.loader = make_loader(
-            splits.train, train_transform(self.preprocess, plan_augment(recipe)), self.preprocess.mode, batch_size=self.batch_size,
-            train=True, seed=recipe.seed, workers=recipe.workers, drop_last=True, pin_memory=self.device.type == "cuda",
-        )  # fmt: skip
-        self.accumulate = min(recipe.grad_accum_steps, len(self.loader))
-        self.steps_per_epoch = len(self.loader) // self.accumulate
+        self._plan_batches()
+        self._make_model()
         self.mix = batch_mixer(recipe.mixup, recipe.cutmix, len(splits.classes))
         self.optimizer = make_optimizer(self.model, recipe)
         self.schedule = make_schedule(self.optimizer, recipe, self.steps_per_epoch)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
-        self.step, self.best = 0, -1.0
+        self.step, self.best = 0, Best()
         self.window, self.epoch_window = Window(), Window()
+        self.grad_norm: Tensor | None = None
+        self.trouble: TrainingError | None = None
+        self.stop, self.saved_at = threading.Event(), time.monotonic()
+
+    def _plan_batches(self) -> None:
+        recipe, world, count = self.recipe, self.world, len(self.splits.train)
+        self.batch_size = max(min(recipe.batch_size, count // world.size), 1)
+        # Mixing takes an image and the one before it; a process that has a part of the batch needs one image more for that.
+        self.neighbour = world.size > 1 and bool(recipe.mixup or recipe.cutmix)
+        self.loader = make_loader(
+            self.splits.train, train_transform(self.preprocess, plan_augment(recipe)), self.preprocess.mode, batch_size=self.batch_size,
+            train=True, seed=recipe.seed, workers=recipe.workers, drop_last=True, pin_memory=self.device.type == "cuda",
+            part=(world.rank, world.size), with_neighbour=self.neighbour,
+        )  # fmt: skip
+        self.accumulate = min(recipe.grad_accum_steps, len(self.loader))
+        self.steps_per_epoch = len(self.loader) // self.accumulate
+        self.images_per_step = self.batch_size * world.size * self.accumulate
         self.log_every = max(self.steps_per_epoch // 10, 1)
-        self.stop = threading.Event()
+
+    def _make_model(self) -> None:
+        recipe, world = self.recipe, self.world
+        self.model = SwinTransformer(self.config, choose().attend)
+        if recipe.weight_init == "wide":
+            spread_weights(self.model)
+        self.model.set_grad_checkpointing(recipe.grad_checkpointing)
+        draw_together(self.model, world)
+        self.sharded = recipe.shard and world.size > 1
+        if not self.sharded:
+            self.model.to(self.device)
+        self.average = Average(self.model, recipe.model_ema_decay) if recipe.model_ema else None
+        if self.sharded:
+            for model in (self.model, self.average.module) if self.average else (self.model,):
+                shard(model, self.device)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if recipe.compile else self.model
+        if world.size > 1 and not self.sharded:
+            self.forward = replicate(self.model, self.forward, self.device)
 
     @property
     def weights(self) -> nn.Module:
@@ -90,188 +109,130 @@ class Trainer:
             mean=self.preprocess.mean,
             std=self.preprocess.std,
             amp=self.amp is not None,
-            device=str(self.device),
+            device=self.device.type if self.world.size > 1 else str(self.device),
             threads=torch.get_num_threads(),
         )
 
-    def fit(self, progress: TrainingProgress, log: Log) -> None:
-        """Train to the end of the recipe. Errors: TrainingError if the loss is not finite; Interrupted after Ctrl-C, with all saved."""
-        with _stop_on_interrupt(self.stop):
+    def fit(self, progress: TrainingProgress, log: Log | NoLog) -> None:
+        """Train to the end of the recipe.
+
+        Errors: TrainingError for a loss that is not finite or diverges and a disk that is full; Interrupted after Ctrl-C, with all saved.
+        """
+        with stop_on_interrupt(self.stop, talk=self.world.first):
             for epoch in range(self.step // self.steps_per_epoch, self.recipe.epochs):
                 self._epoch(epoch, progress, log)
-                scores = self.validate()
-                best = scores.top1 > self.best
-                self.best = max(self.best, scores.top1)
-                log({"kind": "val", "step": self.step, "epoch": epoch + 1, "loss": scores.loss, "top1": scores.top1})
-                progress.measured(*self.epoch_window.take())
-                progress.epoch(epoch + 1, scores.loss, scores.top1, best)
-                self.save(best)
-                if self.stop.is_set() and epoch + 1 < self.recipe.epochs:
-                    raise Interrupted(self.run)
+                loss, top1 = validate(self)
+                best = top1 > self.best.top1
+                self.best = Best(top1, self.step) if best else self.best
+                log({"kind": "val", "step": self.step, "epoch": epoch + 1, "loss": loss, "top1": top1})
+                means = self.epoch_window.take(self.world)
+                progress.measured(means.loss, means.accuracy, means.images_per_s)
+                progress.epoch(epoch + 1, loss, top1, best)
+                self.save(log)
+                if self.world.any(self.stop.is_set())[0] and epoch + 1 < self.recipe.epochs:
+                    raise Interrupted(self.run.folder)
 
-    def _epoch(self, epoch: int, progress: TrainingProgress, log: Log) -> None:
+    def _epoch(self, epoch: int, progress: TrainingProgress, log: Log | NoLog) -> None:
         self.model.train()
         first = self.step % self.steps_per_epoch
         self.loader.set_epoch(epoch, start_batch=first * self.accumulate)
         batches = ((pixels, labels) for pixels, labels, _ in self.loader)
-        for _ in range(first, self.steps_per_epoch):
+        for step in range(first, self.steps_per_epoch):
             started = time.perf_counter()
-            self._step(list(islice(batches, self.accumulate)))
+            micros, error = self._fetch(batches)
+            self._meet(error, log, may_save=step > first)
+            self._step(micros)
             for window in (self.window, self.epoch_window):
                 window.seconds += time.perf_counter() - started
             progress.step(self.step)
+            self._look()
             if self.step % self.log_every == 0 or self.step % self.steps_per_epoch == 0:
                 self._report(progress, log)
-            if self.stop.is_set() and self.step % self.steps_per_epoch:
-                self._check_finite(float(self.window.loss))
-                self.save(best=False)
-                raise Interrupted(self.run)
+        self.world.raise_together(self.trouble)
 
-    def _step(self, batches: list[Micro]) -> None:
+    def _fetch(self, batches: Iterator[Micro]) -> tuple[list[Micro], SwinkitError | None]:
+        try:
+            return list(islice(batches, self.accumulate)), None
+        except SwinkitError as error:
+            return [], error
+
+    def _meet(self, error: SwinkitError | None, log: Log | NoLog, may_save: bool) -> None:
+        """Between two steps, all processes agree to go on, to save, to stop, or that one of them failed."""
+        due, minutes = self.recipe.checkpoint_steps, self.recipe.checkpoint_minutes
+        late = minutes > 0 and time.monotonic() - self.saved_at > 60 * minutes
+        error = self.trouble or error
+        failed, stop, keep = self.world.any(error is not None, self.stop.is_set(), late or (due > 0 and self.step % due == 0))
+        if failed:
+            self.world.raise_together(error)
+        if (stop or keep) and may_save:
+            self.save(log)
+        if stop and may_save:
+            raise Interrupted(self.run.folder)
+
+    def save(self, log: Log | NoLog) -> None:
+        """Write a checkpoint; what the loggers still hold goes first, since a resumed run does not log it again."""
+        log.flush()
+        save(self)
+
+    def _step(self, micros: list[Micro]) -> None:
         """One optimiser step. Its chance (mixing, dropout, stochastic depth) comes from the seed and its number alone."""
         torch.manual_seed(hashed(self.recipe.seed, self.step, 1) % 2**63)
-        for images, labels in batches:
+        for number, (images, labels) in enumerate(micros, 1):
             images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             mixed, targets = self.mix(images, labels)
-            with autocast(self.device, self.amp):
-                logits = self.forward(mixed)
-            loss = soft_cross_entropy(logits, targets, self.recipe.smoothing)
-            self.scaler.scale(loss / len(batches)).backward()
+            if self.neighbour:
+                mixed, targets, labels = mixed[1:], targets[1:], labels[1:]
+            with last_only(self.forward, last=number == len(micros)):
+                with autocast(self.device, self.amp):
+                    logits = self.forward(mixed)
+                loss = soft_cross_entropy(logits, targets, self.recipe.smoothing)
+                self.scaler.scale(loss / len(micros)).backward()
             correct = (logits.detach().argmax(1) == labels).sum()
             for window in (self.window, self.epoch_window):
                 window.add(loss.detach(), correct, len(labels))
+        self._update()
+
+    def _update(self) -> None:
         if self.recipe.clip_grad:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+            self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
         self.schedule.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
         self.step += 1
 
-    def _report(self, progress: TrainingProgress, log: Log) -> None:
-        self._check_finite(float(self.window.loss))
-        loss, accuracy, images_per_s = self.window.take()
-        progress.measured(loss, accuracy, images_per_s)
-        lr = self.schedule.get_last_lr()[0]
-        record = {"epoch": self.step / self.steps_per_epoch, "loss": loss, "accuracy": accuracy, "lr": lr, "images_per_s": images_per_s}
-        log({"kind": "train", "step": self.step} | record)
+    def _look(self) -> None:
+        """Notice a loss that is not finite, or far above what guessing gives, as soon as it can be seen for free."""
+        if self.device.type != "cpu" and self.step not in EARLY_STEPS and self.step % self.log_every:
+            return
+        loss, guessing = self.window.mean_loss, max(math.log(len(self.splits.classes)), 1.0)
+        if not math.isfinite(loss):
+            self.trouble = self.stopped(f"The loss is {loss}")
+        elif loss > DIVERGED * guessing:
+            self.trouble = self.stopped(f"The loss is {loss:.3g}, where guessing gives {guessing:.2g}: it diverges,")
 
-    def _check_finite(self, loss: float) -> None:
-        """Raise TrainingError if the loss, or any weight, is not finite."""
-        what = f"The loss is {loss}" if not math.isfinite(loss) else ""
-        if not what and not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-            what = "A weight is not finite"
-        if what:
-            kept = f"The last good checkpoint is {self.run.checkpoint('last')}." if self.run.has("last") else "There is no checkpoint yet."
-            raise TrainingError(
-                f"{what} at step {self.step} (learning rate {self.schedule.get_last_lr()[0]:.2g}). {kept} "
-                "Try a lower --lr, a longer --warmup-epochs, or --no-amp."
-            )
-
-    def validate(self) -> Scores:
-        """Scores of the weights that would be saved now, on the validation images, in the precision of training."""
-        scorer = Scorer(self.splits.classes)
-        runtime = TorchRuntime(self.weights, self.device, self.amp)
-        score(
-            scorer,
-            runtime,
-            self.splits.val,
-            self.preprocess,
-            np.arange(len(self.splits.classes)),
-            batch_size=256,
-            workers=self.recipe.workers,
+    def stopped(self, what: str) -> TrainingError:
+        """The error that ends a run which went wrong, with where and what to do."""
+        return TrainingError(
+            f"{what} at step {self.step} (learning rate {self.schedule.get_last_lr()[0]:.2g}). {self.run.last_good()} "
+            "Start anew with a lower --lr, a longer --warmup-epochs, or --no-amp."
         )
-        return scorer.compute()
 
-    def save(self, best: bool) -> None:
-        """Write a checkpoint that predicts, evaluates and resumes."""
-        saved = SavedModel(self.config, dict(self.weights.state_dict()), self.splits.classes, self.preprocess.to_dict())
-        self.run.save(self.step, saved, self._state(), best)
-
-    def _state(self) -> dict[str, Any]:
-        state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule", "scaler")}
-        if self.average:
-            state["average"] = self.average.state_dict()
-        return state | {"step": self.step, "best": self.best, "window": self.window.state(), "data": self._data_print()}
-
-    def _data_print(self) -> list[Any]:
-        """What must be the same for a run to go on: classes, labels in order, steps in an epoch."""
-        labels = zlib.crc32(np.ascontiguousarray(self.splits.train.labels).tobytes())
-        return [list(self.splits.classes), len(self.splits.train), labels, self.steps_per_epoch]
-
-    def resume(self) -> None:
-        """Go back to where the run's last checkpoint was written; later records of metrics.jsonl are forgotten."""
-        state = self.run.load_state()
-        if state["data"] != self._data_print():
-            classes, images, *_ = state["data"]
-            raise DataError(
-                f"The run was trained on {images:,} images of {len(classes)} classes ({', '.join(classes[:3])}, ...); {self.splits.name} "
-                f"now holds {len(self.splits.train):,} of {len(self.splits.classes)}, or in another order. "
-                "A run goes on only with the same data; start a new one."
-            )
-        for name in ("model", "optimizer", "schedule", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.step, self.best = state["step"], state["best"]
-        self.window = Window(*state["window"])
-        if not self.run.has("best"):
-            self.best = -1.0
-        self.run.cut_metrics(self.step)
-
-
-class Window:
-    """Sums since the last record."""
-
-    def __init__(self, loss: float = 0.0, correct: int = 0, images: int = 0, batches: int = 0, seconds: float = 0.0) -> None:
-        self.loss, self.correct = torch.tensor(loss, dtype=torch.float64), torch.tensor(correct)
-        self.images, self.batches, self.seconds = images, batches, seconds
-
-    def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """One forward pass: its mean loss and how many of its images were right."""
-        self.loss = self.loss.to(loss.device) + loss
-        self.correct = self.correct.to(correct.device) + correct
-        self.images, self.batches = self.images + images, self.batches + 1
-
-    def take(self) -> tuple[float, float, float]:
-        """(mean loss, accuracy, images per second), and start again; zeros if nothing was added."""
-        images = max(self.images, 1)
-        result = (float(self.loss) / max(self.batches, 1), int(self.correct) / images, self.images / max(self.seconds, 1e-9))
-        self.__init__()  # type: ignore[misc]
-        return result
-
-    def state(self) -> list[float | int]:
-        """Arguments that make an equal one."""
-        return [float(self.loss), int(self.correct), self.images, self.batches, self.seconds]
-
-
-def _make_model(recipe: Recipe, config: SwinConfig) -> SwinTransformer:
-    model = SwinTransformer(config, choose().attend)
-    if recipe.weight_init == "wide":
-        spread_weights(model)
-    model.set_grad_checkpointing(recipe.grad_checkpointing)
-    return model
-
-
-@contextmanager
-def _stop_on_interrupt(stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks for a stop after this step, the second stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        print("\nswinkit: stopping after this step; once more stops at once and saves nothing.", file=sys.stderr)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _report(self, progress: TrainingProgress, log: Log | NoLog) -> None:
+        means = self.window.take(self.world)
+        progress.measured(means.loss, means.accuracy, means.images_per_s)
+        record = {
+            "kind": "train",
+            "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            "loss": means.loss,
+            "accuracy": means.accuracy,
+        }
+        record |= {"lr": self.schedule.get_last_lr()[0], "images_per_s": means.images_per_s}
+        if self.grad_norm is not None:
+            record["grad_norm"] = float(whole(self.grad_norm))
+        if math.isfinite(means.loss):
+            log(record)

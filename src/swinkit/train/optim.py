@@ -1,14 +1,13 @@
-"""The optimiser, its schedule, and the running average of the weights; all of them torch's."""
+"""The optimiser and its schedule, which are torch's, and the running average of the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
-from torch.optim.swa_utils import AveragedModel
 
 from swinkit.model import SwinTransformer
 from swinkit.train.recipe import Recipe
@@ -20,7 +19,8 @@ def make_optimizer(model: SwinTransformer, recipe: Recipe) -> AdamW:
     decay = [p for name, p in model.named_parameters() if p.ndim > 1 and name not in exempt]
     plain = [p for name, p in model.named_parameters() if p.ndim <= 1 or name in exempt]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2), fused=decay[0].device.type in ("cpu", "cuda", "mps"))
+    fused = decay[0].device.type in ("cpu", "cuda", "mps") and not hasattr(decay[0], "to_local")
+    return AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2), fused=fused)
 
 
 def make_schedule(optimizer: AdamW, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
@@ -34,14 +34,26 @@ def make_schedule(optimizer: AdamW, recipe: Recipe, steps_per_epoch: int) -> LRS
     return SequentialLR(optimizer, [rise, cosine], milestones=[warmup])
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A running average of the weights that forgets its untrained beginning: the decay starts low and rises to `decay`."""
+class Average:
+    """A running average of a model's weights that forgets its untrained beginning: the decay starts low and rises to `decay`."""
 
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        rate = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(list(average), list(current), rate)
+    def __init__(self, model: SwinTransformer, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.decay, self.count = decay, 0
 
-    return AveragedModel(model, multi_avg_fn=update)
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after one more step."""
+        rate = 1 - min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 1.0
+        ours, theirs = ([local(parameter) for parameter in m.parameters()] for m in (self.module, model))
+        torch._foreach_lerp_(ours, theirs, rate)
+        self.count += 1
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that this process holds; any other tensor as it is."""
+    to_local = getattr(tensor.detach(), "to_local", None)
+    return tensor.detach() if to_local is None else to_local()
 
 
 @torch.no_grad()

@@ -18,6 +18,11 @@ from swinkit.fields import require
 DEFAULT_DATA = "fashion-mnist-sample"
 DEVICE_HELP = '"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".'
 
+NOT_NEGATIVE = (
+    *("warmup_epochs", "weight_decay", "clip_grad", "mixup", "cutmix", "min_lr"),
+    *("workers", "threads", "seed", "checkpoint_steps", "checkpoint_minutes"),
+)
+
 
 def _field(default: Any, says: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": says})
@@ -62,6 +67,9 @@ class Recipe:
     amp_dtype: str = _field("bfloat16", 'Mixed precision in "bfloat16" or "float16".')
     compile: bool = _field(False, "Compile the model with torch.compile.")
     grad_checkpointing: bool = _field(False, "Recompute activations in the backward pass to save memory.")
+    shard: bool = _field(False, "Several processes: share the weights out among them (FSDP2), for models that do not fit one.")
+    checkpoint_steps: int = _field(0, "Save every so many steps, besides after each epoch; 0 does not.")
+    checkpoint_minutes: float = _field(10.0, "Save when so many minutes have passed since the last time; 0 does not.")
     device: str = _field("auto", DEVICE_HELP)
     workers: int = _field(0, "Processes that load images; 0 loads in the main process.")
     threads: int = _field(0, "CPU threads; 0 leaves torch's choice.")
@@ -72,7 +80,7 @@ class Recipe:
             object.__setattr__(self, field, _fitted(field, getattr(self, field), kind))
         for field in ("epochs", "batch_size", "grad_accum_steps"):
             require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
-        for field in ("warmup_epochs", "weight_decay", "clip_grad", "mixup", "cutmix", "workers", "threads", "seed", "min_lr"):
+        for field in NOT_NEGATIVE:
             require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
         for field in ("smoothing", "model_ema_decay", "beta2"):
             require(0 <= getattr(self, field) < 1, field, getattr(self, field), "from 0 up to, not including, 1")

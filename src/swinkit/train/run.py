@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-import pickle
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from swinkit.checkpoints.files import atomic_folder, follow, point, write_atomic
+from swinkit.checkpoints.files import atomic_folder, flush, follow, point, write_atomic
 from swinkit.checkpoints.native import CONFIG, SavedModel, write_files
 from swinkit.errors import CheckpointError, DataError
+from swinkit.train import state
+from swinkit.train.world import World
 
-STATE = "training.pt"
-"""What only training needs: raw weights, optimiser, schedule, counters."""
+STATE = "training"
+"""The folder in a checkpoint with what only training needs: raw weights, optimiser, schedule, counters."""
 
 
 class Run:
     """A run folder on disk.
 
-    config.yaml, metrics.jsonl, tensorboard/, checkpoints/step-N/ (config.json, model.safetensors, training.pt), last, best, report.html
+    config.yaml, metrics.jsonl, tensorboard/, checkpoints/step-N/ (config.json, model.safetensors, training/), last, best, report.html
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,19 +37,21 @@ class Run:
         """Errors: DataError if the folder holds something already."""
         folder = self.folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            go_on = f", or go on with it: --resume {folder}" if self.has("last") else ", or remove it"
+            go_on = f", or go on with it: --resume {folder}" if self.config.is_file() else ", or remove it"
             raise DataError(f"{folder} exists and is not empty; give another --output{go_on}.")
 
     def create(self, config: str) -> None:
-        """Make the folder, with its config.yaml. Errors: DataError if it holds something already."""
+        """Make the folder, with its config.yaml, in one step. Errors: DataError if it holds something already."""
         self.check_free()
-        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_atomic(self.config, config)
+        with atomic_folder(self.folder) as beside:
+            (beside / "checkpoints").mkdir()
+            (beside / self.config.name).write_text(config, encoding="utf-8")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl; it is on its way to the disk when this returns."""
+        """Append one line to metrics.jsonl; it is on its way to the disk when this returns. What is not finite becomes null."""
+        plain = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(plain) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
         """All records of metrics.jsonl; a last line that was cut off is left out."""
@@ -61,24 +66,58 @@ class Run:
             except ValueError:
                 continue
 
-    def cut_metrics(self, step: int) -> None:
-        """Forget the records after `step`: a resumed run writes them again."""
+    def cut_back(self, step: int) -> None:
+        """Forget what came after `step`, records and checkpoints: a resumed run makes them again."""
         kept = [record for record in self._records() if record["step"] <= step]
         write_atomic(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        for folder in (self.folder / "checkpoints").iterdir():
+            if (found := re.fullmatch(r"step-(\d+)", folder.name)) and int(found[1]) > step:
+                shutil.rmtree(folder)
 
-    def save(self, step: int, model: SavedModel, state: Mapping[str, Any], best: bool) -> Path:
-        """Write checkpoints/step-N, point `last` (and `best`) at it, and remove those that nothing points at any more."""
+    def save(
+        self,
+        step: int,
+        model: SavedModel,
+        facts: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        *,
+        world: World,
+        sharded: bool,
+        best: int,
+    ) -> None:
+        """Write checkpoints/step-N, point `last` at it and `best` at step `best`, and remove those that nothing points at any more.
+
+        All processes call it; the first writes, and with `sharded` each its own part of `tensors`.
+        Errors: OSError, with the checkpoints from before as they were.
+        """
         folder = self.folder / "checkpoints" / f"step-{step}"
-        if not folder.exists():
-            with atomic_folder(folder) as beside:
-                write_files(model, beside)
-                torch.save(dict(state), beside / STATE)
-        # `best` first: the state that `last` leads to already counts on it.
-        if best:
-            point(self.folder / "best", folder)
+        with ExitStack() as stack:
+            beside = None
+            with world.together():
+                if world.first:
+                    beside = stack.enter_context(atomic_folder(folder))
+                    _write(beside, model, facts, {} if sharded else tensors)
+            if sharded:
+                state.write_parts(world.share(beside) / STATE, tensors)
+            with world.together():
+                stack.close()
+        with world.together():
+            if world.first:
+                self._point(folder, best)
+
+    def _point(self, folder: Path, best: int) -> None:
+        if self.metrics.is_file():
+            flush(self.metrics)
+        # `last` first: what it leads to says which one is the best.
         point(self.folder / "last", folder)
+        self.point_best(best)
         self._remove_old()
-        return folder
+
+    def point_best(self, step: int) -> None:
+        """Let `best` name checkpoints/step-N."""
+        folder = self.folder / "checkpoints" / f"step-{step}"
+        if folder.is_dir() and not (self.has("best") and self.checkpoint("best").resolve() == folder.resolve()):
+            point(self.folder / "best", folder)
 
     def _remove_old(self) -> None:
         kept = {self.checkpoint(name).resolve() for name in ("last", "best") if self.has(name)}
@@ -95,13 +134,28 @@ class Run:
         """The checkpoint that `last` or `best` points at."""
         return follow(self.folder / name)
 
-    def load_state(self) -> dict[str, Any]:
-        """The training state of the last checkpoint. Errors: CheckpointError if there is none or it cannot be read."""
+    def last_good(self) -> str:
+        """A sentence on where to go on from."""
         if not self.has("last"):
-            raise CheckpointError(f"{self.folder} has no checkpoint to resume from; start again with a new --output.")
-        path = self.checkpoint("last") / STATE
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path} cannot be read ({str(error).splitlines()[0]}); the checkpoint is broken.") from None
-        return state
+            return "There is no checkpoint yet."
+        return f"The last good checkpoint is {self.folder / 'checkpoints' / self.checkpoint('last').resolve().name}."
+
+    def facts(self) -> dict[str, Any] | None:
+        """The training state of the last checkpoint without its tensors; None before the first checkpoint.
+
+        Errors: CheckpointError if it cannot be read.
+        """
+        if not self.has("last"):
+            return None
+        folder = self.checkpoint("last") / STATE
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is missing: the run was made by an older swinkit, which alone can resume it.")
+        return state.read_facts(folder)
+
+
+def _write(folder: Path, model: SavedModel, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    write_files(model, folder)
+    (folder / STATE).mkdir()
+    state.write_facts(folder / STATE, facts)
+    if tensors:
+        state.write_tensors(folder / STATE, tensors)

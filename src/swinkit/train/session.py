@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ from rich.console import Console
 
 import swinkit
 from swinkit.data import BUILT_IN, open_data
-from swinkit.errors import ConfigError
+from swinkit.errors import ConfigError, TrainingError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
-from swinkit.train.events import Log
+from swinkit.train.events import Log, MakeLogger, NoLog
 from swinkit.train.finish import finish
 from swinkit.train.loop import Trainer
 from swinkit.train.progress import TrainingProgress
 from swinkit.train.recipe import DEFAULT_DATA, Recipe, load_recipe, recipe_for
 from swinkit.train.run import Run
+from swinkit.train.snapshot import resume
+from swinkit.train.world import World, open_world
 
 
 @dataclass(frozen=True)
@@ -47,49 +50,104 @@ def start_run(
     *,
     command: str,
     console: Console | None,
+    loggers: Sequence[MakeLogger] = (),
 ) -> Trained:
     """Train from the beginning."""
-    if recipe is None:
-        recipe = recipe_for(str(data or DEFAULT_DATA))
-    changes = dict(options) | ({"data": str(data)} if data is not None else {})
-    chosen = load_recipe(recipe, **changes)
-    if Path(chosen.data).is_dir() and chosen.data not in BUILT_IN:
-        chosen = chosen.replace(data=str(Path(chosen.data).resolve()))
-    run = Run(Path(output) if output else _new_folder(chosen))
-    run.check_free()
-    trainer = _trainer(chosen, run)
-    run.create(_config_text(trainer.resolved(), command))
-    return _train(trainer, command, console or Console(stderr=True))
+    with open_world() as world:
+        with world.together():
+            if recipe is None:
+                recipe = recipe_for(str(data or DEFAULT_DATA))
+            changes = dict(options) | ({"data": str(data)} if data is not None else {})
+            chosen = load_recipe(recipe, **changes)
+            if Path(chosen.data).is_dir() and chosen.data not in BUILT_IN:
+                chosen = chosen.replace(data=str(Path(chosen.data).resolve()))
+            run = Run(Path(world.share(output or _new_folder(chosen))))
+            run.check_free()
+            trainer = _trainer(chosen, run, world)
+        with world.together():
+            if world.first:
+                run.create(_config_text(trainer.resolved(), command))
+        return _train(trainer, command, console, loggers)
 
 
-def resume_run(folder: str | Path, data: Any, recipe: Any, output: Any, options: Mapping[str, Any], *, console: Console | None) -> Trained:
+def resume_run(
+    folder: str | Path,
+    data: Any,
+    recipe: Any,
+    output: Any,
+    options: Mapping[str, Any],
+    *,
+    command: str,
+    console: Console | None,
+    loggers: Sequence[MakeLogger] = (),
+) -> Trained:
     """Go on with a run from its last checkpoint. Errors: ConfigError if anything but the run is given."""
-    given = [name for name, value in (("data", data), ("recipe", recipe), ("output", output), *options.items()) if value is not None]
-    if given:
-        raise ConfigError(f"resume goes on with a run as it was configured; leave out {', '.join(given)}, or start a new run.")
-    run = Run(Path(folder))
-    if not run.config.is_file():
-        raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-    trainer = _trainer(load_recipe(run.config), run)
-    trainer.resume()
-    return _train(trainer, f"swinkit train --resume {folder}", console or Console(stderr=True))
+    with open_world() as world:
+        with world.together():
+            given = [
+                name for name, value in (("data", data), ("recipe", recipe), ("output", output), *options.items()) if value is not None
+            ]
+            if given:
+                raise ConfigError(f"resume goes on with a run as it was configured; leave out {', '.join(given)}, or start a new run.")
+            run = Run(Path(folder))
+            if not run.config.is_file():
+                raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
+            trainer = _trainer(_same_steps(load_recipe(run.config), run, world), run, world)
+            resume(trainer)
+        return _train(trainer, command or f"swinkit train --resume {folder}", console, loggers)
 
 
-def _trainer(recipe: Recipe, run: Run) -> Trainer:
+def _same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:
+    """The recipe with the batch that makes the run's steps in this number of processes."""
+    facts = run.facts()
+    if facts is None:
+        return recipe
+    share, rest = divmod(facts["images_per_step"], recipe.grad_accum_steps * world.size)
+    if rest:
+        raise ConfigError(
+            f"The run takes {facts['images_per_step']} images in a step, which {world.size} processes cannot share evenly; "
+            "go on with another number of processes."
+        )
+    return recipe.replace(batch_size=share)
+
+
+def _trainer(recipe: Recipe, run: Run, world: World) -> Trainer:
     """Everything that can be wrong is found here, before anything is written."""
+    _share_threads(recipe, world)
+    return Trainer(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), run, world)
+
+
+def _share_threads(recipe: Recipe, world: World) -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    return Trainer(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), run)
+    elif world.size > 1:
+        torch.set_num_threads(max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), 1))
 
 
-def _train(trainer: Trainer, command: str, console: Console) -> Trained:
-    run, epochs, started = trainer.run, trainer.recipe.epochs, time.monotonic()
-    with TrainingProgress(console, epochs, trainer.steps_per_epoch, trainer.step) as progress, Log(run, trainer.step) as log:
+def _train(trainer: Trainer, command: str, console: Console | None, loggers: Sequence[MakeLogger]) -> Trained:
+    run, world, started = trainer.run, trainer.world, time.monotonic()
+    console = (console or Console(stderr=True)) if world.first else Console(quiet=True)
+    with TrainingProgress(console, trainer.recipe.epochs, trainer.steps_per_epoch, trainer.step) as progress, _log(trainer, loggers) as log:
         for line in _introduction(trainer):
             progress.say(line)
-        trainer.fit(progress, log)
-    scores, scored_on = finish(trainer, command, time.monotonic() - started, console)
-    return Trained(run.folder, scores, scored_on, run.report)
+        try:
+            trainer.fit(progress, log)
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise TrainingError(
+                f"Writing failed at step {trainer.step} ({error.strerror or error}{where}). {run.last_good()} "
+                f"Make room, then go on with: swinkit train --resume {run.folder}"
+            ) from error
+    trained = None
+    with world.together():
+        if world.first:
+            trained = Trained(run.folder, *finish(trainer, command, time.monotonic() - started, console), run.report)
+    result: Trained = world.share(trained)
+    return result
+
+
+def _log(trainer: Trainer, loggers: Sequence[MakeLogger]) -> Log | NoLog:
+    return Log(trainer.run, asdict(trainer.resolved()), trainer.step, loggers) if trainer.world.first else NoLog()
 
 
 def _introduction(trainer: Trainer) -> list[str]:
@@ -102,7 +160,7 @@ def _introduction(trainer: Trainer) -> list[str]:
         f"data    {splits.name}, {len(splits.classes)} classes: {counts}{test}",
         f"model   {recipe.model}: {parameters / 1e6:.2f} M parameters, {trainer.config.in_chans} x "
         f"{trainer.preprocess.size[0]} x {trainer.preprocess.size[1]} pixels in",
-        f"recipe  {recipe.epochs} epochs of {trainer.steps_per_epoch} steps, batch {trainer.batch_size * trainer.accumulate}, "
+        f"recipe  {recipe.epochs} epochs of {trainer.steps_per_epoch} steps, {_batch(trainer)}, "
         f"learning rate {recipe.lr:g}, seed {recipe.seed}",
         f"on      {describe(trainer.device)}, {precision}",
         f"run     {trainer.run.folder}",
@@ -110,6 +168,13 @@ def _introduction(trainer: Trainer) -> list[str]:
     if trainer.step:
         lines.append(f"resumed at step {trainer.step} of {recipe.epochs * trainer.steps_per_epoch}")
     return lines
+
+
+def _batch(trainer: Trainer) -> str:
+    """ "batch 64", or how it comes together."""
+    factors = [(trainer.accumulate, "accumulated"), (trainer.world.size, "processes")]
+    parts = [str(trainer.batch_size), *(f"{number} {what}" for number, what in factors if number > 1)]
+    return f"batch {trainer.images_per_step}" + (f" ({' x '.join(parts)})" if len(parts) > 1 else "")
 
 
 def _new_folder(recipe: Recipe) -> Path:

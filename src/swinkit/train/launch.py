@@ -1,0 +1,123 @@
+"""Start several training processes on this machine and speak for them: `swinkit train --nproc N`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+from swinkit import errors
+from swinkit.errors import ConfigError, SwinkitError, TrainingError
+from swinkit.train.world import asked_size
+
+if TYPE_CHECKING:
+    from swinkit.train.session import Trained
+
+GRACE_SECONDS = 60
+"""How long the others may take to end after one of them did, before they are killed."""
+
+
+def launch(nproc: int, call: Mapping[str, Any], quiet: bool = False) -> Trained:
+    """`train(**call)` in `nproc` processes; returns what the first one returns and raises what one of them raises.
+
+    Errors: ConfigError for a number of processes that cannot be, and those of `train`.
+    """
+    _check(nproc)
+    outcome = multiprocessing.get_context("spawn").SimpleQueue()
+    with _environment(nproc):
+        arguments = (nproc, dict(call), quiet, outcome)
+        context = start_processes(_work, arguments, nprocs=nproc, join=False, start_method="spawn")
+    with _passing_signals_on(context.pids()):
+        try:
+            while not context.join(timeout=1, grace_period=GRACE_SECONDS):
+                pass
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            raise _cause(outcome, error) from None
+    trained: Trained = outcome.get()
+    return trained
+
+
+def _check(nproc: int) -> None:
+    if nproc < 1:
+        raise ConfigError(f"nproc is {nproc}; expected at least 1.")
+    if asked_size() > 1:
+        raise ConfigError("nproc starts processes itself; under torchrun leave it out.")
+    if torch.cuda.is_available() and nproc > torch.cuda.device_count():
+        raise ConfigError(
+            f"nproc is {nproc}, but this machine has {torch.cuda.device_count()} GPUs; expected at most one process for each."
+        )
+
+
+@contextmanager
+def _environment(nproc: int) -> Iterator[None]:
+    """What torchrun would set, for the processes that are started inside."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ |= told
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def _work(rank: int, nproc: int, call: dict[str, Any], quiet: bool, outcome: Any) -> None:
+    """One process: train, and put what came of it where the parent looks."""
+    from rich.console import Console
+
+    from swinkit.train import train
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    try:
+        trained = train(**call, console=Console(quiet=True) if quiet else None)
+        if rank == 0:
+            outcome.put(trained)
+    except SwinkitError as error:
+        outcome.put((type(error).__name__, str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt as stop:
+        outcome.put(("KeyboardInterrupt", str(stop)))
+        sys.exit(130)
+
+
+@contextmanager
+def _passing_signals_on(pids: list[int | None]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C are for the processes that train; from a terminal Ctrl-C reaches them by itself."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
+            return
+        for pid in pids:
+            if pid is not None:
+                os.kill(pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cause(outcome: Any, error: Exception) -> BaseException:
+    """The error that a process put down before it ended, else that it ended."""
+    if outcome.empty():
+        return TrainingError(f"A training process ended unexpectedly ({str(error).strip().splitlines()[-1]}).")
+    name, message = outcome.get()
+    if name == "KeyboardInterrupt":
+        return KeyboardInterrupt(message)
+    kind = getattr(errors, name)
+    made = kind.__new__(kind)
+    Exception.__init__(made, message)
+    return made  # type: ignore[no-any-return]
