@@ -88,7 +88,7 @@ SMALL_SIZES = {
     "patch2_window4_64": PX64,
     "patch2_window6_96": PX96,
 }
-SMALL_WIDTHS = {"pico": (32, 8), "nano": (48, 8), "mini": (48, 16), "micro": (64, 16)}
+SMALL_WIDTHS = {"pico": (32, 8), "nano": (48, 8), "mini": (32, 16), "micro": (64, 16)}
 """name -> channels of the first stage, channels per head"""
 
 

@@ -33,7 +33,7 @@ def launch(nproc: int, call: Mapping[str, Any], quiet: bool = False) -> Trained:
     _check(nproc)
     outcome = multiprocessing.get_context("spawn").SimpleQueue()
     with _environment(nproc):
-        arguments = (nproc, dict(call), quiet, outcome)
+        arguments = (multiprocessing.get_start_method(), dict(call), quiet, outcome)
         context = start_processes(_work, arguments, nprocs=nproc, join=False, start_method="spawn")
     with _passing_signals_on(context.pids()):
         try:
@@ -72,13 +72,15 @@ def _environment(nproc: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
-def _work(rank: int, nproc: int, call: dict[str, Any], quiet: bool, outcome: Any) -> None:
+def _work(rank: int, start_method: str, call: dict[str, Any], quiet: bool, outcome: Any) -> None:
     """One process: train, and put what came of it where the parent looks."""
     from rich.console import Console
 
     from swinkit.train import train
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    # A spawned process would spawn its data workers too, and each would import torch anew.
+    multiprocessing.set_start_method(start_method, force=True)
     try:
         trained = train(**call, console=Console(quiet=True) if quiet else None)
         if rank == 0:

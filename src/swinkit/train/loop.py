@@ -19,7 +19,7 @@ from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp, pick_device
 from swinkit.tasks.classify import soft_cross_entropy
 from swinkit.train.events import Log, NoLog
-from swinkit.train.optim import Average, make_optimizer, make_schedule, spread_weights
+from swinkit.train.optim import Average, make_optimizers, make_schedule, spread_weights
 from swinkit.train.parallel import draw_together, last_only, replicate, shard, whole
 from swinkit.train.plan import plan_augment, plan_model, plan_preprocess
 from swinkit.train.progress import TrainingProgress
@@ -52,8 +52,8 @@ class Trainer:
         self._plan_batches()
         self._make_model()
         self.mix = batch_mixer(recipe.mixup, recipe.cutmix, len(splits.classes))
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.schedule = make_schedule(self.optimizer, recipe, self.steps_per_epoch)
+        self.optimizers = make_optimizers(self.model, recipe)
+        self.schedules = [make_schedule(optimizer, recipe, self.steps_per_epoch) for optimizer in self.optimizers]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
         self.step, self.best = 0, Best()
         self.window, self.epoch_window = Window(), Window()
@@ -79,8 +79,8 @@ class Trainer:
     def _make_model(self) -> None:
         recipe, world = self.recipe, self.world
         self.model = SwinTransformer(self.config, choose().attend)
-        if recipe.weight_init == "wide":
-            spread_weights(self.model)
+        if recipe.weight_init != "original":
+            spread_weights(self.model, local_heads=recipe.weight_init == "local")
         self.model.set_grad_checkpointing(recipe.grad_checkpointing)
         draw_together(self.model, world)
         self.sharded = recipe.shard and world.size > 1
@@ -194,12 +194,14 @@ class Trainer:
 
     def _update(self) -> None:
         if self.recipe.clip_grad:
-            self.scaler.unscale_(self.optimizer)
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
             self.grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        self.scaler.step(self.optimizer)
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
+            schedule.step()
         self.scaler.update()
-        self.optimizer.zero_grad()
-        self.schedule.step()
         if self.average:
             self.average.update(self.model)
         self.step += 1
@@ -217,7 +219,7 @@ class Trainer:
     def stopped(self, what: str) -> TrainingError:
         """The error that ends a run which went wrong, with where and what to do."""
         return TrainingError(
-            f"{what} at step {self.step} (learning rate {self.schedule.get_last_lr()[0]:.2g}). {self.run.last_good()} "
+            f"{what} at step {self.step} (learning rate {self.schedules[0].get_last_lr()[0]:.2g}). {self.run.last_good()} "
             "Start anew with a lower --lr, a longer --warmup-epochs, or --no-amp."
         )
 
@@ -231,7 +233,7 @@ class Trainer:
             "loss": means.loss,
             "accuracy": means.accuracy,
         }
-        record |= {"lr": self.schedule.get_last_lr()[0], "images_per_s": means.images_per_s}
+        record |= {"lr": self.schedules[0].get_last_lr()[0], "images_per_s": means.images_per_s}
         if self.grad_norm is not None:
             record["grad_norm"] = float(whole(self.grad_norm))
         if math.isfinite(means.loss):

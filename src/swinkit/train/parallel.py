@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,8 @@ def replicate(model: nn.Module, forward: Callable[[Tensor], Tensor], device: tor
     """The model with gradients averaged over all processes; `forward` is it, or it compiled."""
     from torch.nn.parallel import DistributedDataParallel
 
+    # Of the position embedding's first axis, whose length is 1, the stride means nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     module = forward if isinstance(forward, nn.Module) else model
     return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None, gradient_as_bucket_view=True)
 

@@ -42,6 +42,8 @@ class Recipe:
     epochs: int = _field(30, "Passes over the training images.")
     batch_size: int = _field(64, "Images per step (per forward pass; see grad_accum_steps).")
     grad_accum_steps: int = _field(1, "Forward passes whose gradients are added up to one optimiser step.")
+    opt: str = _field("adamw", '"adamw", or "muon": Muon for the matrices inside and AdamW for the rest, which needs fewer epochs.')
+    muon_lr: float = _field(0.02, "Highest learning rate of Muon's matrices.")
     lr: float = _field(1e-3, "Highest learning rate, for the batch size given.")
     min_lr: float = _field(1e-5, "Learning rate at the end of the cosine.")
     warmup_epochs: float = _field(1.0, "Epochs over which the learning rate rises linearly; at most half of the run.")
@@ -62,7 +64,9 @@ class Recipe:
     crop_pct: float = _field(1.0, "Part of the resized image that evaluation keeps.")
     model_ema: bool = _field(False, "Keep a running average of the weights, which is then what is evaluated and saved.")
     model_ema_decay: float = _field(0.998, "How much of the average stays in each step.")
-    weight_init: str = _field("original", '"original" (deviation 0.02) or "wide", which starts narrow models much faster.')
+    weight_init: str = _field(
+        "original", '"original" (deviation 0.02), "wide", which starts narrow models much faster, or "local": heads look beside the token.'
+    )
     amp: bool | None = _field(None, "Mixed precision; by default where the hardware computes in bfloat16.")
     amp_dtype: str = _field("bfloat16", 'Mixed precision in "bfloat16" or "float16".')
     compile: bool = _field(False, "Compile the model with torch.compile.")
@@ -86,7 +90,10 @@ class Recipe:
             require(0 <= getattr(self, field) < 1, field, getattr(self, field), "from 0 up to, not including, 1")
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(self.amp_dtype in ("bfloat16", "float16"), "amp_dtype", self.amp_dtype, "bfloat16 or float16")
-        require(self.weight_init in ("original", "wide"), "weight_init", self.weight_init, "original or wide")
+        require(self.weight_init in ("original", "wide", "local"), "weight_init", self.weight_init, "original, wide or local")
+        require(self.opt in ("adamw", "muon"), "opt", self.opt, "adamw or muon")
+        require(self.muon_lr > 0, "muon_lr", self.muon_lr, "above 0")
+        require(not (self.shard and self.opt == "muon"), "shard", True, "false with opt muon, which needs whole matrices")
         self.randaugment()
 
     def randaugment(self) -> tuple[int, int]:

@@ -73,6 +73,8 @@ class Run:
         for folder in (self.folder / "checkpoints").iterdir():
             if (found := re.fullmatch(r"step-(\d+)", folder.name)) and int(found[1]) > step:
                 shutil.rmtree(folder)
+        for unfinished in self.folder.glob(".*.writing"):
+            unfinished.unlink()
 
     def save(
         self,

@@ -36,7 +36,7 @@ def save(trainer: Trainer) -> None:
     trainer.world.raise_together(None if finite else trainer.stopped("A weight is not finite"))
     weights = {name: whole(tensor) for name, tensor in trainer.weights.state_dict().items()}
     saved = SavedModel(trainer.config, weights, trainer.splits.classes, trainer.preprocess.to_dict())
-    tensors = state.tensors_of(trainer.model, trainer.optimizer, trainer.average)
+    tensors = state.tensors_of(trainer.model, trainer.optimizers, trainer.average)
     try:
         run.save(step, saved, _facts(trainer), tensors, world=trainer.world, sharded=trainer.sharded, best=trainer.best.step)
     except OSError as error:
@@ -54,8 +54,8 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
         "window": trainer.window.state(trainer.world),
         "data": _data_print(trainer),
         "images_per_step": trainer.images_per_step,
-        "optimizer": state.optimizer_facts(trainer.optimizer),
-        "schedule": trainer.schedule.state_dict(),
+        "optimizers": [state.optimizer_facts(optimizer) for optimizer in trainer.optimizers],
+        "schedules": [schedule.state_dict() for schedule in trainer.schedules],
         "scaler": trainer.scaler.state_dict(),
         "averaged": trainer.average.count if trainer.average else 0,
     }
@@ -83,10 +83,12 @@ def resume(trainer: Trainer) -> None:
 
 def _restore(trainer: Trainer, facts: dict[str, Any]) -> None:
     _check_data(trainer, facts["data"])
-    tensors = state.tensors_of(trainer.model, trainer.optimizer, trainer.average)
+    tensors = state.tensors_of(trainer.model, trainer.optimizers, trainer.average)
     state.read_tensors(trainer.run.checkpoint("last") / STATE, tensors, trainer.world.size)
-    state.restore_optimizer(trainer.optimizer, facts["optimizer"])
-    trainer.schedule.load_state_dict(facts["schedule"])
+    for optimizer, remembered in zip(trainer.optimizers, facts["optimizers"], strict=True):
+        state.restore_optimizer(optimizer, remembered)
+    for schedule, remembered in zip(trainer.schedules, facts["schedules"], strict=True):
+        schedule.load_state_dict(remembered)
     trainer.scaler.load_state_dict(facts["scaler"])
     if trainer.average:
         trainer.average.count = facts["averaged"]

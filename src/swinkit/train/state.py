@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +11,41 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Muon, Optimizer
 
 from swinkit.errors import CheckpointError
 from swinkit.train.optim import Average
 
 FACTS, TENSORS = "state.json", "state.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MEMORIES: dict[type[Optimizer], tuple[str, ...]] = {AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}
+"""What each optimiser remembers of every parameter."""
 
 
-def tensors_of(model: nn.Module, optimizer: AdamW, average: Average | None) -> dict[str, Tensor]:
-    """Raw weights, AdamW's moments (zeros before the first step) and averaged weights, by name; they share the originals' memory."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        found[f"model.{name}"] = parameter.detach()
-        state = optimizer.state[parameter]
-        for moment in MOMENTS:
-            found[f"{moment}.{name}"] = state.setdefault(moment, torch.zeros_like(parameter.detach()))
+def tensors_of(model: nn.Module, optimizers: Sequence[Optimizer], average: Average | None) -> dict[str, Tensor]:
+    """Raw weights, the optimisers' memories (zeros before the first step), averaged weights: by name, the tensors themselves."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {f"model.{name}": parameter.detach() for parameter, name in names.items()}
+    for optimizer in optimizers:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            for memory in MEMORIES[type(optimizer)]:
+                zeros = torch.zeros_like(parameter.detach())
+                found[f"{memory}.{names[parameter]}"] = optimizer.state[parameter].setdefault(memory, zeros)
     if average:
         found |= {f"average.{name}": parameter.detach() for name, parameter in average.module.named_parameters()}
     return found
 
 
-def optimizer_facts(optimizer: AdamW) -> dict[str, Any]:
-    """Steps taken and learning rates."""
-    states = [state for state in optimizer.state.values() if "step" in state]
-    return {"steps": float(states[0]["step"]) if states else 0.0, "lr": [group["lr"] for group in optimizer.param_groups]}
+def optimizer_facts(optimizer: Optimizer) -> dict[str, Any]:
+    """Steps taken (where the optimiser counts them) and learning rates."""
+    steps = next((float(state["step"]) for state in optimizer.state.values() if "step" in state), None)
+    return {"steps": steps, "lr": [group["lr"] for group in optimizer.param_groups]}
 
 
-def restore_optimizer(optimizer: AdamW, facts: Mapping[str, Any]) -> None:
-    """The inverse of `optimizer_facts`; the moments are restored with the tensors."""
+def restore_optimizer(optimizer: Optimizer, facts: Mapping[str, Any]) -> None:
+    """The inverse of `optimizer_facts`; the memories are restored with the tensors."""
     for group, lr in zip(optimizer.param_groups, facts["lr"], strict=True):
         group["lr"] = lr
-        for parameter in group["params"]:
+        for parameter in group["params"] if facts["steps"] is not None else ():
             device = parameter.device if group["fused"] else "cpu"
             optimizer.state[parameter]["step"] = torch.tensor(facts["steps"], dtype=torch.float32, device=device)
 
