@@ -15,8 +15,10 @@ from rich.console import Console
 import swinkit
 from conftest import TINY
 from swinkit.errors import ConfigError, DataError, TrainingError
-from swinkit.train.launch import launch
 from swinkit.train.parallel import BlockDropPath
+from swinkit.train.recipe import load_recipe
+from swinkit.train.run import Run
+from swinkit.train.session import same_steps
 from swinkit.train.world import World
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -30,7 +32,7 @@ ONE_BATCH, HALF_BATCH = {"batch_size": 8}, {"batch_size": 4}
 def alone(pictures, tmp_path_factory):
     """The run in one process that the others are compared with."""
     output = tmp_path_factory.mktemp("alone") / "run"
-    return swinkit.train(pictures, output=output, console=Console(quiet=True), **TWO, **ONE_BATCH).run
+    return swinkit.train(pictures, output=output, console=Console(quiet=True), **(TWO | ONE_BATCH)).run
 
 
 def curve(run):
@@ -62,12 +64,12 @@ def torchrun(*arguments):
 def test_two_processes_equal_one(alone, pictures, tmp_path):
     """And return what one returns."""
     console = Console(quiet=True)
-    result = swinkit.train(pictures, output=tmp_path / "run", nproc=2, console=console, **TWO, **HALF_BATCH)
+    result = swinkit.train(pictures, output=tmp_path / "run", nproc=2, console=console, **(TWO | HALF_BATCH))
     assert_same_curve(alone, result.run)
     assert result.scores.count == 18
     assert {path.name for path in result.run.iterdir()} == {path.name for path in alone.iterdir()}
     with pytest.raises(DataError, match="not empty"):
-        swinkit.train(pictures, output=tmp_path / "run", nproc=2, console=console, **TWO, **HALF_BATCH)
+        swinkit.train(pictures, output=tmp_path / "run", nproc=2, console=console, **(TWO | HALF_BATCH))
 
 
 def test_sharded_under_torchrun_then_killed_then_alone(alone, pictures, tmp_path):
@@ -108,7 +110,7 @@ def test_ctrl_c_saves_once_and_exits_with_130(pictures, tmp_path):
     assert "Traceback" not in said
     assert (run / "last" / "training" / "state.safetensors").exists()
     with pytest.raises(ConfigError, match="8 images in a step, which 3 processes cannot share"):
-        launch(3, {"resume": run}, quiet=True)
+        same_steps(load_recipe(run / "config.yaml"), Run(run), World(size=3))
 
 
 def test_an_error_is_raised_as_it_is_and_once(pictures, tmp_path):

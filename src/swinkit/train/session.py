@@ -92,12 +92,12 @@ def resume_run(
             run = Run(Path(folder))
             if not run.config.is_file():
                 raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-            trainer = _trainer(_same_steps(load_recipe(run.config), run, world), run, world)
+            trainer = _trainer(same_steps(load_recipe(run.config), run, world), run, world)
             resume(trainer)
         return _train(trainer, command or f"swinkit train --resume {folder}", console, loggers)
 
 
-def _same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:
+def same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:
     """The recipe with the batch that makes the run's steps in this number of processes."""
     facts = run.facts()
     if facts is None:

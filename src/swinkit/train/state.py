@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ def _read_parts(folder: Path, into: Mapping[str, Tensor], world_size: int) -> No
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=world_size == 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # that is meant
+        load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=world_size == 1)
 
 
 @torch.no_grad()
