@@ -87,7 +87,7 @@ class Bar:
 
     def say(self, line: str) -> None:
         """A line on stderr, above the bar."""
-        self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()

@@ -115,17 +115,18 @@ def embed(
     is, and for shards of other work; ConfigError for options; InputError if a vector is not finite; KeyboardInterrupt after Ctrl-C.
     """
     options = _Options(batch_size, workers, shard_size, normalize, overwrite, on_batch or _Options.on_batch, say or _Options.say)
-    if out is not None:
-        check_out(Path(out), overwrite)
+    file = None if out is None else Path(out).expanduser()
+    if file is not None:
+        check_out(file, overwrite)
     model = _open_model(source)
     images, labelled, about = open_images(data, split)
     where = pick_device(device)
     embedder = _Embedder(images, TorchRuntime(model, where, pick_amp(amp, where)), Preprocess.from_dict(model.preprocess), options)
     names = _names(images, labelled)
     options.say(about)
-    if out is None:
+    if file is None:
         return _in_memory(embedder, names)
-    return _into_file(embedder, names, Path(out), _facts(source, embedder))
+    return _into_file(embedder, names, file, _facts(source, embedder))
 
 
 def _open_model(source: Source) -> SwinTransformer:

@@ -97,6 +97,7 @@ class Shards:
         # What a killed call had not yet removed; without its plan nobody knows whose vectors these are.
         shutil.rmtree(self.folder, ignore_errors=True)
         write_atomic(self.plan, json.dumps(plan, indent=2) + "\n")
+        flush(self.folder.parent)
         return int(plan["shard_size"])
 
     def _check_ours(self) -> None:
@@ -216,10 +217,10 @@ def _write_npy(scratch: Path, read: Read, size: tuple[int, int], out: Path, name
             columns[name] += values
     matrix.flush()
     del matrix
+    named = scratch / "names.writing"
+    named.write_text(json.dumps({f"{name}s": values for name, values in columns.items()} | {"metadata": dict(metadata)}) + "\n")
     # The names first: whoever finds the vectors finds their names too.
-    write_atomic(
-        names_file(out), json.dumps({f"{name}s": values for name, values in columns.items()} | {"metadata": dict(metadata)}) + "\n"
-    )
+    _publish(named, names_file(out))
     _publish(beside, out)
 
 

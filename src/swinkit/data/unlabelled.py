@@ -27,6 +27,7 @@ def open_images(data: Data, split: str = "auto") -> tuple[ImageSet, bool, str]:
     """
     if not isinstance(data, str | Path):
         return _unlabelled(data, "", split)
+    data = Path(data).expanduser() if str(data).startswith("~") else data
     if not Path(data).is_dir() and (Path(data).is_file() or glob.has_magic(str(data))):
         return _unlabelled([data], f" of {data}", split)
     try:
