@@ -17,10 +17,10 @@ ORDER = (
     {"model"},
     {"kernels", "variants", "checkpoints", "backbone"},
     {"build", "catalogue"},
-    {"data", "tasks"},
+    {"data", "tasks", "vectors"},
     {"runtimes"},
     {"predict"},
-    {"evaluate", "doctor"},
+    {"evaluate", "embed", "doctor"},
     {"report"},
     {"train"},
     {"console"},
@@ -112,7 +112,7 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "doctor"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "doctor"])
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

@@ -28,9 +28,10 @@ _HOME = {
     "Scores": "tasks.classify",
     "Preprocess": "data",
     "read_image": "data",
+    "Embeddings": "embed",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "doctor")
+_VERBS = ("train", "evaluate", "predict", "embed", "doctor")
 """Modules that are called like the function of their name."""
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from swinkit.config import SwinConfig
     from swinkit.data import Preprocess, read_image
     from swinkit.doctor import doctor
+    from swinkit.embed import Embeddings, embed
     from swinkit.evaluate import evaluate
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from swinkit.variants import list_models
 
 __all__ = [
+    "Embeddings",
     "Prediction",
     "Predictor",
     "Preprocess",
@@ -58,6 +61,7 @@ __all__ = [
     "__version__",
     "create_model",
     "doctor",
+    "embed",
     "evaluate",
     "from_pretrained",
     "list_models",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from cyclopts import App, CycloptsError, Parameter
 
 from swinkit import __version__
-from swinkit.console import Bar, counted, print_predictions
+from swinkit.console import Bar, counted, print_predictions, print_written
 from swinkit.errors import SwinkitError
 from swinkit.train.recipe import DEVICE_HELP, Recipe
 
@@ -127,6 +127,34 @@ def predict(
     with Bar("predicting", hidden=sys.stdout.isatty()) as update:
         results = counted(predictor.stream(pictures, top_k=top_k), len(pictures), update)
         return print_predictions(results, "json" if as_json else "csv" if as_csv else "text")
+
+
+@app.command
+def embed(
+    source: Source,
+    data: Annotated[list[str], Parameter(help="A built-in data set, a folder with class folders or without, images, or glob patterns.")],
+    /,
+    *,
+    out: Annotated[str, Parameter(help="The file to write: NAME.parquet, or NAME.npy with NAME.names.json beside it.")],
+    split: Annotated[str, Parameter(help="Of data with classes: auto (test, else val, else everything), train, val or test.")] = "auto",
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    amp: Amp = False,
+    workers: Annotated[int, Parameter(help="Processes that load images.")] = 0,
+    shard_size: Annotated[int, Parameter(help="Images per shard; an interruption costs one shard at most.")] = 4096,
+    normalize: Annotated[bool, Parameter(help="Vectors of length 1, so that a product of two is their cosine.")] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace the file, and drop the shards of an interrupted call.")] = False,
+) -> int:
+    """Turn images into vectors (pooled features). After an interruption the same command goes on."""
+    from swinkit.embed import embed
+
+    bar = Bar("embedding")
+    with bar as update:
+        result = embed(
+            source, data[0] if len(data) == 1 else data, out=out, split=split, batch_size=batch_size, device=device, amp=amp,
+            workers=workers, shard_size=shard_size, normalize=normalize, overwrite=overwrite, on_batch=update, say=bar.say,
+        )  # fmt: skip
+    return print_written(result)
 
 
 @app.command

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from swinkit.embed import Written
     from swinkit.predict import Failure
     from swinkit.tasks.classify import Prediction
 
@@ -32,6 +33,19 @@ def print_predictions(results: Iterable[Prediction | Failure], form: str) -> int
             print(f"swinkit: {result.error}", file=sys.stderr)
         else:
             print(result, flush=True)
+    return _count_failures(failed)
+
+
+def print_written(written: Written) -> int:
+    """The path of a file of vectors, and what could not be read; returns the exit code."""
+    for failure in written.failures:
+        print(f"swinkit: {failure.error}", file=sys.stderr)
+    print(f"{written.count:,} vectors of {written.dim} values.", file=sys.stderr)
+    print(written.path, flush=True)
+    return _count_failures(len(written.failures))
+
+
+def _count_failures(failed: int) -> int:
     if failed:
         print(f"swinkit: {failed} image{'s' if failed > 1 else ''} could not be read.", file=sys.stderr)
     return 1 if failed else 0
@@ -70,6 +84,10 @@ class Bar:
         if time.monotonic() - self.told > 10:
             self.told = time.monotonic()
             print(f"{self.title} {done:,}/{total:,}", file=sys.stderr)
+
+    def say(self, line: str) -> None:
+        """A line on stderr, above the bar."""
+        self.progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def __exit__(self, *error: object) -> None:
         self.progress.stop()

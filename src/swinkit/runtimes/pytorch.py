@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,3 +27,11 @@ class TorchRuntime:
         with self.no_grad(), autocast(self.device, self.amp):
             logits: Tensor = self.model(images.to(self.device, non_blocking=True))
         return logits.float().cpu()
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float32, prepared -> what the classifier would take: pooled features (B, D) float32 on the CPU."""
+        model: Any = self.model
+        with torch.inference_mode(), autocast(self.device, self.amp):
+            given = images.to(self.device, model.norm.weight.dtype, non_blocking=True)
+            pooled: Tensor = model.forward_head(model.forward_features(given), pre_logits=True)
+        return pooled.float().cpu()
