@@ -14,6 +14,7 @@ from rich.console import Console
 
 import swinkit
 from swinkit.data import BUILT_IN, open_data
+from swinkit.environment import record_environment
 from swinkit.errors import ConfigError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
@@ -84,7 +85,11 @@ def _trainer(recipe: Recipe, run: Run) -> Trainer:
 
 def _train(trainer: Trainer, command: str, console: Console) -> Trained:
     run, epochs, started = trainer.run, trainer.recipe.epochs, time.monotonic()
-    with TrainingProgress(console, epochs, trainer.steps_per_epoch, trainer.step) as progress, Log(run, trainer.step) as log:
+    with (
+        record_environment(run.folder, command, trainer.step),
+        TrainingProgress(console, epochs, trainer.steps_per_epoch, trainer.step) as progress,
+        Log(run, trainer.step) as log,
+    ):
         for line in _introduction(trainer):
             progress.say(line)
         trainer.fit(progress, log)
