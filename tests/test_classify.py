@@ -126,7 +126,7 @@ def test_scores_come_back_from_json() -> None:
     ],
 )
 def test_what_is_no_scores_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="expected what Scores.to_dict gives"):
+    with pytest.raises(InputError, match=r"expected what Scores\.to_dict gives"):
         Scores.from_dict(scores_of(HAND, HAND_LABELS).to_dict() | changes)
 
 

@@ -30,7 +30,7 @@ _HOME = {
     "read_image": "data",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "doctor")
+_VERBS = ("train", "evaluate", "predict", "report", "doctor")
 """Modules that are called like the function of their name."""
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from swinkit.evaluate import evaluate
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
+    from swinkit.report import report
     from swinkit.tasks.classify import Prediction, Scores
     from swinkit.train import train
     from swinkit.variants import list_models
@@ -64,6 +65,7 @@ __all__ = [
     "models",
     "predict",
     "read_image",
+    "report",
     "save_pretrained",
     "train",
     "window_attention",

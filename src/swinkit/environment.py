@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -103,7 +103,7 @@ def read_environment(run_folder: str | Path) -> list[dict[str, Any]]:
     return [session for session in content if isinstance(session, dict)] if isinstance(content, list) else []
 
 
-def total_seconds(sessions: Sequence[dict[str, Any]]) -> tuple[float, bool]:
+def total_seconds(sessions: Sequence[Mapping[str, Any]]) -> tuple[float, bool]:
     """(seconds of all sessions together, whether every session says how long it took: one that was killed does not)."""
     known = [session["seconds"] for session in sessions if isinstance(session.get("seconds"), int | float)]
     return float(sum(known)), len(known) == len(sessions) > 0
