@@ -16,7 +16,7 @@ from swinkit.report.drawing import PAGE_COLOURS, SERIES, Stroke, curves, stroke
 from swinkit.report.folder import RunFolder
 from swinkit.report.history import line, not_finite
 from swinkit.report.page import fill
-from swinkit.report.summary import COLUMNS, Row, table
+from swinkit.report.summary import NUMBERS, Row, table
 
 PLANS = (
     Plan("Validation accuracy", (("", "val", "top1"),), "{:.1%}", "best", np.max, percent=True),
@@ -66,12 +66,13 @@ def render(runs: Sequence[RunFolder], rows: Sequence[Row], problems: Sequence[st
     labels = [letter(place) for place in range(len(runs))]
     looks = [stroke(place, label) for place, label in enumerate(labels)]
     facts = {
-        "rows": [(label, _sample(look), row, row.cells()[1:]) for label, look, row in zip(labels, looks, rows, strict=True)],
-        "columns": COLUMNS[1:],
+        "rows": [(label, _sample(look), row, row.numbers()) for label, look, row in zip(labels, looks, rows, strict=True)],
+        "columns": NUMBERS,
         "labels": labels,
         "names": [row.name for row in rows],
         "verdict": differences.verdict(runs, rows, labels),
-        "alarms": differences.warnings(runs, labels) + _states(runs, labels) + list(problems),
+        "alarms": differences.warnings(runs, labels) + _broken(runs, labels) + list(problems),
+        "notices": [f"{label}: {run.state()}" for label, run in zip(labels, runs, strict=True) if run.state()],
         "charts": _charts(runs, looks),
         "differences": [("Configuration", differences.configuration(runs)), ("Environment", differences.environment(runs))],
     }
@@ -84,12 +85,12 @@ def letter(place: int) -> str:
     return (letter(before - 1) if before else "") + chr(ord("A") + this)
 
 
-def _states(runs: Sequence[RunFolder], labels: Sequence[str]) -> list[str]:
-    """What is unusual about single runs."""
+def _broken(runs: Sequence[RunFolder], labels: Sequence[str]) -> list[str]:
+    """What is wrong with single runs."""
     found = []
     for label, run in zip(labels, runs, strict=True):
-        broken = ["Its loss was not finite."] if not_finite(run.history) else []
-        found += [f"{label}: {says}" for says in (run.state(), *run.problems, *broken) if says]
+        loss = ["Its loss was not finite."] if not_finite(run.history) else []
+        found += [f"{label}: {says}" for says in (*run.problems, *loss)]
     return found
 
 

@@ -37,7 +37,7 @@ def warnings(runs: Sequence[RunFolder], labels: Sequence[str]) -> list[str]:
         and len({_validation(run) for run in runs}) > 1
     ):
         found.append(
-            "The seeds or validation fractions differ: unless the data has validation images of its own, these runs held out different ones."
+            "The seeds or validation fractions differ: unless the data has validation images of its own, the runs held out different ones."
         )
     return found
 

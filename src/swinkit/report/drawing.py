@@ -38,8 +38,7 @@ class Stroke:
 
 def stroke(place: int, label: str = "") -> Stroke:
     """The place-th line's own look, from 0: colour and dashes differ, so that neither is needed alone."""
-    turn, colour = divmod(place, len(SERIES))
-    return Stroke(colour + 1, DASHES[(place + turn) % len(DASHES)], label)
+    return Stroke(place % len(SERIES) + 1, DASHES[(place + place // len(DASHES)) % len(DASHES)], label)
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,9 @@ def curves(title: str, lines: Sequence[tuple[Line, Stroke]], scale: Scale, marks
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
+        few = max(len(one.x) for one, _ in lines) <= MARKED_POINTS
         for one, look in lines:
-            _plot(axes, one, look)
+            _plot(axes, one, look, few)
         for epoch in marks:
             axes.axvline(epoch, color=INK, linewidth=0.9, dashes=(1, 3))
         _dress(axes, scale)
@@ -92,8 +92,8 @@ def plain_axes(axes: Axes, percent_y: bool) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{scale * value:,g}{unit}"))
 
 
-def _plot(axes: Axes, one: Line, look: Stroke) -> None:
-    marker = ("o" if look.colour % 2 else "s") if len(one.x) <= MARKED_POINTS else ""
+def _plot(axes: Axes, one: Line, look: Stroke, marked: bool) -> None:
+    marker = ("o" if look.colour % 2 else "s") if marked else ""
     style: Any = (0, look.dashes) if look.dashes else "-"
     colour = SERIES[look.colour - 1]
     axes.plot(one.x, one.y, color=colour, linewidth=1.8, linestyle=style, marker=marker, markersize=3, solid_joinstyle="round")
@@ -109,6 +109,8 @@ def _dress(axes: Axes, scale: Scale) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     plain_axes(axes, scale.percent)
     axes.set_xlabel("epoch", color=INK)
+    if axes.dataLim.x0 < 1:
+        axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     if not scale.percent and not scale.log:
         axes.set_ylim(bottom=0)

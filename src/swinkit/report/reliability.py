@@ -84,7 +84,7 @@ def _paint(figure: Figure, bins: Sequence[_Filled]) -> None:
     places, width = [one.lower for one in bins], [one.upper - one.lower for one in bins]
     upper.bar(places, [one.accuracy for one in bins], width, align="edge", color=SERIES[0], alpha=0.85, linewidth=0.6, edgecolor=GRID)
     upper.plot((0, 1), (0, 1), color=INK, linewidth=1.2, dashes=(4, 3))
-    upper.plot(*_columns(bins), color=SERIES[1], linestyle="", marker="D", markersize=4.5)
+    upper.hlines([one.confidence for one in bins], places, [one.upper for one in bins], color=SERIES[1], linewidth=2.4)
     upper.set(xlim=(0, 1), ylim=(0, 1.02))
     upper.set_ylabel("accuracy", color=INK)
     lower.bar(places, [one.count for one in bins], width, align="edge", color=INK, alpha=0.6, linewidth=0.6, edgecolor=GRID)

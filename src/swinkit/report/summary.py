@@ -12,7 +12,7 @@ from swinkit.report.rebuild import duration
 from swinkit.tasks.text import align
 
 LONGEST = 40
-COLUMNS = ("run", "model", "parameters", "data", "epochs", "val top-1", "test top-1", "ECE", "images/s", "duration")
+NUMBERS = ("parameters", "epochs", "val top-1", "test top-1", "ECE", "images/s", "duration")
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,10 @@ class Row:
     seconds: float | None
     duration: str
 
-    def cells(self) -> tuple[str, ...]:
-        """Text under COLUMNS."""
+    def numbers(self) -> tuple[str, ...]:
+        """Text under NUMBERS."""
         return (
-            self.name,
-            self.model,
             f"{self.parameters / 1e6:.2f} M" if self.parameters else "-",
-            self.data,
             f"{self.epochs_done}/{self.epochs_planned}",
             _percent(self.val_top1),
             f"{_percent(self.test_top1)} ± {100 * (self.test_top1_standard_error or 0):.1f}" if self.test_top1 is not None else "-",
@@ -83,7 +80,8 @@ def row_of(run: RunFolder, name: str) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows for a terminal."""
-    return "\n".join(align([COLUMNS, *(tuple(_short(cell) for cell in row.cells()) for row in rows)]))
+    cells = [(_short(row.name), _short(row.model), _short(row.data), *row.numbers()) for row in rows]
+    return "\n".join(align([("run", "model", "data", *NUMBERS), *cells]))
 
 
 def names(folders: Sequence[Path]) -> list[str]:
