@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from swinkit.report.folder import RunFolder
 from swinkit.report.made import flat
 from swinkit.report.summary import Row
 
 NOT_SET = "not set"
+T = TypeVar("T")
 
 
 def configuration(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
@@ -30,12 +31,9 @@ def warnings(runs: Sequence[RunFolder], labels: Sequence[str]) -> list[str]:
     if len(groups := _groups([(label, _scored_on(run)) for label, run in scored])) > 1:
         found.append(
             "These runs were not scored on the same images, so their accuracies and calibration errors say little about which is better. "
-            + " ".join(f"{_list(members)}: {says}." for says, members in groups.items())
+            + " ".join(f"{', '.join(members)}: {says}." for (says, *_), members in groups.items())
         )
-    if (
-        len(_groups([(label, run.data) for label, run in zip(labels, runs, strict=True)])) == 1
-        and len({_validation(run) for run in runs}) > 1
-    ):
+    if len({run.data for run in runs}) == 1 and len({_validation(run) for run in runs}) > 1:
         found.append(
             "The seeds or validation fractions differ: unless the data has validation images of its own, the runs held out different ones."
         )
@@ -76,27 +74,23 @@ def _text(value: Any) -> str:
     return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
-def _scored_on(run: RunFolder) -> str:
-    """The scored images in words that differ where the images do, as far as the folder tells."""
+def _scored_on(run: RunFolder) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+    """(the scored images in words, their classes, images of each class): what the folder tells of which images they are."""
     scores = run.scores
     assert scores is not None
-    counts = [one.count for one in scores.per_class]
-    spread = f"{min(counts)} to {max(counts)} of a class" if min(counts) != max(counts) else f"{counts[0]} of a class"
     held_out = f", held out with seed {run.config.get('seed')}" if run.scored_on == "val" else ""
     what = scores.images or f"{run.scored_on} of {run.data}"
-    return f"{scores.count:,} images, {what} ({run.config.get('data')}), {len(counts)} classes, {spread}{held_out}"
+    classes = f"{len(scores.classes)} classes ({', '.join(scores.classes[:3])}{', ...' if len(scores.classes) > 3 else ''})"
+    words = f"{scores.count:,} images, {what} (--data {run.config.get('data')}), {classes}{held_out}"
+    return words, scores.classes, tuple(one.count for one in scores.per_class)
 
 
-def _validation(run: RunFolder) -> tuple[Any, Any]:
-    return run.config.get("seed"), run.config.get("val_fraction")
+def _validation(run: RunFolder) -> tuple[str, str]:
+    return str(run.config.get("seed")), str(run.config.get("val_fraction"))
 
 
-def _groups(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for label, says in pairs:
-        groups.setdefault(says, []).append(label)
+def _groups(pairs: Sequence[tuple[str, T]]) -> dict[T, list[str]]:
+    groups: dict[T, list[str]] = {}
+    for label, key in pairs:
+        groups.setdefault(key, []).append(label)
     return groups
-
-
-def _list(members: Sequence[str]) -> str:
-    return ", ".join(members)
