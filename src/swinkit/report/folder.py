@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ class RunFolder:
         """Why there are no scores, and what to do; empty for a finished run."""
         if self.scores is not None:
             return ""
-        go_on = f"swinkit train --resume {self.folder}" if (self.folder / "last").exists() else ""
+        go_on = f"swinkit train --resume {shlex.quote(str(self.folder))}" if (self.folder / "last").exists() else ""
         if self.epochs_planned and self.epochs_done >= self.epochs_planned:
             return f"All {self.epochs_planned} epochs are done, but the model is not scored yet." + (
                 f" To score it: {go_on}" if go_on else ""
