@@ -78,6 +78,58 @@ def test_calibration_puts_full_confidence_into_the_last_bin() -> None:
     assert scores_of([[0.95, 0.05, 0.0], [1.0, 0.0, 0.0]], [0, 1]).ece == pytest.approx(0.475, abs=1e-6)
 
 
+def test_calibration_bins_by_hand() -> None:
+    scores = scores_of([*HAND, [0.95, 0.05, 0.0], [1.0, 0.0, 0.0]], [*HAND_LABELS, 0, 1])
+    filled = {place: one for place, one in enumerate(scores.calibration) if one.count}
+    assert len(scores.calibration) == 15
+    assert {place: one.count for place, one in filled.items()} == {9: 1, 10: 1, 11: 1, 13: 1, 14: 2}
+    assert (filled[14].lower, filled[14].upper, filled[14].accuracy) == (14 / 15, 1.0, 0.5)
+    assert filled[14].confidence == pytest.approx(0.975, abs=1e-9)
+    assert (filled[10].accuracy, filled[10].confidence) == (0.0, pytest.approx(0.7, abs=1e-9))
+    assert (scores.calibration[0].confidence, scores.calibration[0].accuracy) == (None, None)
+
+
+def test_calibration_bins_add_up_to_accuracy_and_error() -> None:
+    logits, labels = random_batch()
+    scorer = Scorer([str(i) for i in range(8)])
+    scorer.update(logits, labels)
+    scores = scorer.compute()
+    filled = [(one.count, one.accuracy, one.confidence) for one in scores.calibration if one.accuracy is not None and one.confidence]
+    assert sum(count * accuracy for count, accuracy, _ in filled) / 500 == pytest.approx(scores.top1, abs=1e-12)
+    assert sum(count * confidence for count, _, confidence in filled) / 500 == pytest.approx(
+        logits.double().softmax(1).amax(1).mean().item(), abs=1e-9
+    )
+    assert sum(count * abs(accuracy - confidence) for count, accuracy, confidence in filled) / 500 == pytest.approx(scores.ece, abs=1e-12)
+
+
+def test_scores_come_back_from_json() -> None:
+    scores = scores_of(HAND, HAND_LABELS)
+    again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
+    assert again == scores
+    assert again.to_dict() == scores.to_dict()
+    old = {name: value for name, value in scores.to_dict().items() if name != "calibration"}
+    assert Scores.from_dict(old).calibration == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top1": None},
+        {"top1": 1.5},
+        {"count": 0},
+        {"count": 5},
+        {"confusion": [[1]]},
+        {"per_class": []},
+        {"per_class": [{"name": "cat"}]},
+        {"calibration": 3},
+        {"ece": float("nan")},
+    ],
+)
+def test_what_is_no_scores_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"expected what Scores\.to_dict gives"):
+        Scores.from_dict(scores_of(HAND, HAND_LABELS).to_dict() | changes)
+
+
 def test_logits_between_0_and_1_are_not_taken_for_probabilities() -> None:
     scorer = Scorer(("a", "b"))
     scorer.update(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))

@@ -19,7 +19,7 @@ ORDER = (
     {"build", "catalogue"},
     {"data", "tasks", "vectors"},
     {"runtimes"},
-    {"predict"},
+    {"predict", "environment"},
     {"evaluate", "embed", "doctor"},
     {"report"},
     {"train"},
@@ -112,7 +112,7 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "doctor"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "report", "doctor"])
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +23,7 @@ from swinkit.report.charts import charts
 from swinkit.report.classes import confusions, matrix, weakest_first
 from swinkit.report.history import line, not_finite
 from swinkit.report.page import render
+from swinkit.report.reliability import reliability
 from swinkit.tasks.classify import Scorer, Scores
 
 TEN = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
@@ -188,6 +190,60 @@ def test_curves_take_the_colours_of_the_page() -> None:
     assert not any(re.search(r"#[0-9a-f]{6}\b|font-family|<style|<metadata", chart.svg) for chart in drawn)
     assert drawn[0].words == ("training: 0.154 at the end, lowest 0.154", "validation: 1 at the end, lowest 1")
     assert drawn[1].words[1] == "validation: 86.7\xa0% at the end, best 86.7\xa0%"
+
+
+def test_a_second_line_differs_by_more_than_colour() -> None:
+    drawn = charts(history_of(3))
+    assert [chart.svg.count("stroke-dasharray") for chart in drawn] == [1, 1, 0, 0]
+
+
+def test_gradient_norms_are_drawn_where_there_are_any_and_unknown_keys_are_not() -> None:
+    records = [record | {"grad_norm": 1.0, "something": [1]} for record in history_of(3) if record["kind"] == "train"]
+    assert [chart.title for chart in charts(records)][-1] == "Gradient norm"
+    assert charts(records)[-1].words == ("before clipping: 1 at the end, highest 1",)
+    records[5]["grad_norm"] = 1e6
+    records[6]["grad_norm"] = math.inf
+    assert "highest 1e+06" in charts(records)[-1].words[0]
+
+
+def test_a_resumed_run_has_a_mark_in_every_curve_and_all_its_commands() -> None:
+    first = {"time": "2030-01-02T03:04:05Z", "command": "swinkit train --epochs 3", "step": 0, "seconds": 61, "versions": {"torch": "2.14"}}
+    again = first | {"time": "2030-01-03T00:00:00Z", "command": "swinkit train --resume run", "step": 6, "versions": {"torch": "2.15"}}
+    del again["seconds"]
+    plain, html = (render(report_of(history=history_of(3), sessions=sessions)) for sessions in ([first], [first, again]))
+    text = Page(html).text
+    assert "Started, 2030-01-02 03:04:05 UTC, ran for 1 min 1 s" in text
+    assert "Resumed at step 6, 2030-01-03 00:00:00 UTC" in text
+    assert "swinkit train --resume run" in text
+    assert "torch: 2.15 instead of 2.14" in text
+    assert "resumed" not in Page(plain).text
+    assert html.count("stroke-dasharray") == plain.count("stroke-dasharray") + 4
+
+
+def test_calibration_in_words() -> None:
+    scorer = Scorer(("a", "b"))
+    sure = torch.tensor([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 2).log()
+    scorer.update(sure, torch.tensor([0] * 7 + [1] * 3 + [1, 1]))
+    told = reliability(scorer.compute())
+    assert told is not None
+    assert told.words[0] == "On average it says 85.0\xa0% and is right 75.0\xa0% of the time: 10.0 points too sure."
+    assert told.words[1].endswith("where it says about 90\xa0% (10 images), it is right 70\xa0% of the time.")
+    assert told.words[2].startswith("The calibration error (ECE) is 23.3\xa0%")
+    assert told.rows == (("60\xa0% to 67\xa0%", "2", "60.0\xa0%", "100.0\xa0%"), ("87\xa0% to 93\xa0%", "10", "90.0\xa0%", "70.0\xa0%"))
+    assert all(words in Page(render(report_of(scores=scorer.compute()))).text for words in told.words)
+
+
+def test_scores_without_bins_have_no_diagram() -> None:
+    page = Page(render(report_of(scores=replace(scores_of(TEN), calibration=()))))
+    assert "confidence be believed" not in page.text
+
+
+def test_a_report_without_scores_has_curves_and_says_why() -> None:
+    page = Page(render(report_of(scores=None, history=history_of(2), notices=["This run is unfinished."])))
+    assert "This run is unfinished." in page.text
+    assert "validation accuracy85.0\xa0%the best so far" in page.text
+    assert page.tags["svg"] == 5
+    assert "Classes" not in page.text
 
 
 def test_a_validation_stands_after_the_steps_it_followed() -> None:

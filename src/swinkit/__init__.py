@@ -31,7 +31,7 @@ _HOME = {
     "Embeddings": "embed",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "embed", "doctor")
+_VERBS = ("train", "evaluate", "predict", "embed", "report", "doctor")
 """Modules that are called like the function of their name."""
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from swinkit.evaluate import evaluate
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
+    from swinkit.report import report
     from swinkit.tasks.classify import Prediction, Scores
     from swinkit.train import train
     from swinkit.variants import list_models
@@ -68,6 +69,7 @@ __all__ = [
     "models",
     "predict",
     "read_image",
+    "report",
     "save_pretrained",
     "train",
     "window_attention",

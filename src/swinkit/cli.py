@@ -158,6 +158,27 @@ def embed(
 
 
 @app.command
+def report(
+    runs: Annotated[list[str], Parameter(help="Run folders. One: its report.html is built again; several: they are compared.")],
+    /,
+    *,
+    out: Annotated[
+        str | None, Parameter(help="The page to write; by default RUN/report.html, or compare.html here for several runs.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Build a run's report.html again, or compare several runs on one page; computes nothing anew."""
+    from swinkit.report import report
+
+    made = report(*runs, out=out)
+    print(json.dumps(made.to_dict()) if as_json else made.table())
+    for says in (*made.warnings, *made.problems):
+        print(f"swinkit: {says}", file=sys.stderr)
+    print(f"open    {made.page}", file=sys.stderr)
+    return 1 if made.problems else 0
+
+
+@app.command
 def models(
     pattern: Annotated[str, Parameter(help='A shell pattern such as "swinv2_*".')] = "*",
     *,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from typing import Any
 
 from swinkit._verbs import callable_module
+from swinkit.environment import package_version
 
 EXTRAS = {"data": ("pyarrow",), "dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm")}
 """extra -> the packages it brings"""
@@ -22,7 +23,7 @@ def doctor() -> dict[str, Any]:
     from swinkit.runtimes.device import describe, pick_amp
 
     versions = {"swinkit": swinkit.__version__, "python": platform.python_version(), "platform": platform.platform()}
-    versions |= {name: _version(name) for name in _required()}
+    versions |= {name: package_version(name) for name in _required()}
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         devices.append(torch.device("mps"))
@@ -32,7 +33,7 @@ def doctor() -> dict[str, Any]:
         "devices": {str(device): describe(device) for device in devices},
         "precision": {str(device): str(pick_amp(None, device) or torch.float32).removeprefix("torch.") for device in devices},
         "kernel": {"name": kernel.name, "reason": kernel.reason},
-        "extras": {extra: [name for name in packages if _version(name) == "missing"] for extra, packages in EXTRAS.items()},
+        "extras": {extra: [name for name in packages if package_version(name) == "missing"] for extra, packages in EXTRAS.items()},
         "problems": _problems(versions),
     }
 
@@ -52,13 +53,6 @@ def text(findings: dict[str, Any]) -> str:
 def _required() -> list[str]:
     """Names of the packages that swinkit declares it needs."""
     return [re.split(r"[^\w.-]", line)[0] for line in requires("swinkit") or [] if "extra ==" not in line]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "missing"
 
 
 def _problems(versions: dict[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from swinkit.tasks.classify import ClassScore, Scores
+from swinkit.tasks.scores import ClassScore, Scores
 
 MATRIX_CLASSES = 40
 

@@ -1,7 +1,7 @@
 """The records of a run as lines to draw.
 
 A record is a line of metrics.jsonl. `train` records hold step, epoch (fractional), loss, accuracy, lr, images_per_s; `val` records hold
-step, epoch, loss and top1. Any of them may be missing or not finite.
+step, epoch, loss and top1; `train` records may hold grad_norm. Other keys and kinds are ignored. Any of them may be missing or not finite.
 """
 
 from __future__ import annotations
@@ -33,10 +33,16 @@ class Line:
         """The finite values of y, in order."""
         return self.y[np.isfinite(self.x) & np.isfinite(self.y)]
 
+    @property
+    def last(self) -> tuple[float, float] | None:
+        """The last finite point."""
+        places = np.flatnonzero(np.isfinite(self.x) & np.isfinite(self.y))
+        return (float(self.x[places[-1]]), float(self.y[places[-1]])) if len(places) else None
+
 
 def line(name: str, history: Sequence[Record], kind: str, key: str) -> Line:
     """What the records of one kind say about one key, averaged down to at most MOST_POINTS points."""
-    pace = _epochs_per_step(history)
+    pace = epochs_per_step(history)
     records = [record for record in history if record.get("kind") == kind and key in record]
     x = np.array([_epoch(record, pace) for record in records], dtype=np.float64)
     y = np.array([number(record, key) for record in records], dtype=np.float64)
@@ -47,7 +53,10 @@ def line(name: str, history: Sequence[Record], kind: str, key: str) -> Line:
 def number(record: Record, key: str) -> float:
     """The value as a float; NaN when it is missing or no number."""
     value = record.get(key)
-    return float(value) if isinstance(value, Real) else math.nan
+    try:
+        return float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def not_finite(history: Iterable[Record]) -> Record | None:
@@ -61,7 +70,8 @@ def _epoch(record: Record, pace: float) -> float:
     return at if math.isfinite(at) else number(record, "epoch")
 
 
-def _epochs_per_step(history: Sequence[Record]) -> float:
+def epochs_per_step(history: Sequence[Record]) -> float:
+    """What part of an epoch one optimiser step is; NaN where the records do not say."""
     trained = [record for record in history if record.get("kind") == "train" and number(record, "step") > 0]
     return number(trained[-1], "epoch") / number(trained[-1], "step") if trained else math.nan
 

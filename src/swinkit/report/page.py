@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from swinkit.checkpoints.files import write_atomic
 from swinkit.report import classes
 from swinkit.report.charts import charts
-from swinkit.report.history import Record, not_finite, number
-from swinkit.tasks.classify import Scores
+from swinkit.report.history import Record, epochs_per_step, not_finite, number
+from swinkit.report.made import Environment, flat, starts
+from swinkit.report.pictures import MistakePicture, Thumbnail, thumbnail
+from swinkit.report.reliability import reliability
+from swinkit.tasks.scores import Scores
 
-PIXEL_ART = 96
-LARGEST_PICTURE = 320
 CONFUSIONS = 8
 LONG_LIST = 40
 HEADLINES = ("parameters", "duration")
-
-
-@dataclass(frozen=True)
-class MistakePicture:
-    """An image the model got wrong: its two class names, how sure the model was (0 to 1), and the image's name."""
-
-    image: Image.Image
-    truth: str
-    predicted: str
-    confidence: float
-    name: str
 
 
 @dataclass(frozen=True)
@@ -45,15 +32,20 @@ class Report:
     title: str
     command: str
     summary: Mapping[str, str]
-    scores: Scores
+    scores: Scores | None
+    """None while there are none: the page then has curves only."""
     test_name: str
     """What the scored images are called: "On 1,000 images of <test_name> the model ..."."""
     split: str = "test"
     """ "test" or "validation": which accuracy the headline is."""
     history: Sequence[Record] = ()
-    mistakes: Sequence[MistakePicture] = ()
+    mistakes: Sequence[MistakePicture | Thumbnail] = ()
     config: str = ""
     next_steps: Sequence[str] = ()
+    sessions: Sequence[Environment] = ()
+    """environment.json: shown instead of `command`."""
+    notices: Sequence[str] = ()
+    """Sentences that stand out at the top: unfinished, not readable."""
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -66,42 +58,75 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """The report as HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    return fill("report.html", _facts(report))
 
-    environment = Environment(
+
+def fill(template: str, facts: Mapping[str, Any]) -> str:
+    """A template of this folder, filled in; everything is escaped but the drawings."""
+    from jinja2 import Environment as Templates
+    from jinja2 import PackageLoader, StrictUndefined
+
+    templates = Templates(
         loader=PackageLoader("swinkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number, "sureness": _sureness}
-    return environment.get_template("report.html").render(**_facts(report))
+    templates.filters |= {"percent": percent, "number": _number, "sureness": _sureness}
+    return templates.get_template(template).render(**facts)
 
 
 def _facts(report: Report) -> dict[str, Any]:
-    scores = report.scores
-    many = len(scores.classes) > classes.MATRIX_CLASSES
     return {
         "report": report,
-        "scores": scores,
+        "scores": report.scores,
         "headlines": _headlines(report),
-        "charts": charts(report.history),
+        "charts": charts(report.history, _resumed(report)),
+        "resumed": bool(_resumed(report)),
         "broken": not_finite(report.history),
         "epochs": _epochs(report.history),
+        "pictures": [one if isinstance(one, Thumbnail) else thumbnail(one) for one in report.mistakes],
+        "starts": starts(report.sessions),
+        "environment": flat(report.sessions[-1]) if report.sessions else {},
+    } | _score_facts(report.scores)
+
+
+def _score_facts(scores: Scores | None) -> dict[str, Any]:
+    if scores is None:
+        return {"confusions": []}
+    many = len(scores.classes) > classes.MATRIX_CLASSES
+    return {
         "ranking": classes.weakest_first(scores),
         "long_list": LONG_LIST,
         "matrix": classes.matrix(scores),
         "confusions": classes.confusions(scores, LONG_LIST if many else CONFUSIONS),
-        "pictures": [_picture(mistake) for mistake in report.mistakes],
+        "reliability": reliability(scores),
     }
+
+
+def _resumed(report: Report) -> list[float]:
+    """The epochs at which a run went on, for its curves."""
+    pace = epochs_per_step(report.history)
+    return [at for session in report.sessions[1:] if (at := number(session, "step") * pace) > 0]
 
 
 def _headlines(report: Report) -> list[tuple[str, str, str]]:
     """(value, what it is, a word more) for each number in big type."""
-    scores = report.scores
-    top = [(_percent(scores.top1), f"{report.split} accuracy", f"± {100 * scores.top1_standard_error:.1f} standard error")]
-    if len(scores.classes) > 5:
-        top.append((_percent(scores.top5), "top-5 accuracy", "the right class is among the five best"))
-    top.append((_percent(scores.ece), "calibration error", "how far confidence is from accuracy"))
     named = {key.lower(): value for key, value in report.summary.items()}
-    return top + [(named[key], key, "") for key in HEADLINES if key in named]
+    return _score_lines(report) + [(named[key], key, "") for key in HEADLINES if key in named]
+
+
+def _score_lines(report: Report) -> list[tuple[str, str, str]]:
+    scores = report.scores
+    if scores is None:
+        return _so_far(report.history)
+    top = [(percent(scores.top1), f"{report.split} accuracy", f"± {100 * scores.top1_standard_error:.1f} standard error")]
+    if len(scores.classes) > 5:
+        top.append((percent(scores.top5), "top-5 accuracy", "the right class is among the five best"))
+    return [*top, (percent(scores.ece), "calibration error", "how far confidence is from accuracy")]
+
+
+def _so_far(history: Sequence[Record]) -> list[tuple[str, str, str]]:
+    validated = [number(record, "top1") for record in history if record.get("kind") == "val"]
+    finite = [value for value in validated if math.isfinite(value)]
+    return [(percent(max(finite)), "validation accuracy", "the best so far")] if finite else []
 
 
 def _epochs(history: Sequence[Record]) -> list[list[str]]:
@@ -113,21 +138,8 @@ def _epochs(history: Sequence[Record]) -> list[list[str]]:
     ]
 
 
-def _picture(mistake: MistakePicture) -> dict[str, Any]:
-    image = mistake.image if mistake.image.mode in ("L", "RGB") else mistake.image.convert("RGB")
-    small = max(image.size) <= PIXEL_ART
-    if not small:
-        image = image.copy()
-        image.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
-    # A photograph as PNG is ten times the size; in a small image every pixel counts.
-    kind = "png" if small else "jpeg"
-    out = io.BytesIO()
-    image.save(out, kind)
-    data = f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
-    return {"data": data, "width": image.width, "height": image.height, "small": small, "of": mistake}
-
-
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
+    """0.5 -> "50.0 %"; None -> a dash."""
     return "–" if fraction is None else f"{100 * fraction:.1f}\u00a0%"
 
 

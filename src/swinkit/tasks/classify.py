@@ -6,9 +6,8 @@ B batch | C classes
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swinkit.errors import InputError
-from swinkit.tasks.text import align, printable
-
-CALIBRATION_BINS = 15
-TABLE_ROWS = 40
+from swinkit.tasks.calibration import Calibration, expected_error
+from swinkit.tasks.scores import ClassScore as ClassScore
+from swinkit.tasks.scores import Scores as Scores
+from swinkit.tasks.scores import percent
+from swinkit.tasks.text import printable
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -67,7 +67,7 @@ class Prediction:
 
     def __str__(self) -> str:
         guesses = zip(self.labels, self.scores, strict=True)
-        return f"{printable(self.source)}: " + ", ".join(f"{printable(label)} {_percent(score)}" for label, score in guesses)
+        return f"{printable(self.source)}: " + ", ".join(f"{printable(label)} {percent(score)}" for label, score in guesses)
 
 
 def top_k(logits: Tensor, classes: Sequence[str], k: int, sources: Sequence[str]) -> list[Prediction]:
@@ -86,17 +86,6 @@ def top_k(logits: Tensor, classes: Sequence[str], k: int, sources: Sequence[str]
 
 
 @dataclass(frozen=True)
-class ClassScore:
-    """One class, in fractions from 0 to 1. None is undefined: accuracy and f1 without samples, precision without predictions."""
-
-    name: str
-    count: int
-    accuracy: float | None
-    precision: float | None
-    f1: float | None
-
-
-@dataclass(frozen=True)
 class Mistake:
     """One wrong answer: the sample's index, the two class indices, and how sure the model was (0 to 1)."""
 
@@ -106,62 +95,6 @@ class Mistake:
     confidence: float
 
 
-@dataclass(frozen=True)
-class Scores:
-    """How a model does on labelled images. Fractions from 0 to 1; loss in nats; `confusion` (C, C) int64 has the truth in rows."""
-
-    count: int
-    loss: float
-    top1: float
-    top5: float
-    ece: float
-    per_class: tuple[ClassScore, ...]
-    confusion: NDArray[np.int64] = field(repr=False, compare=False)
-    classes: tuple[str, ...]
-    images: str = ""
-    """What the images are called, such as "test of fashion-mnist-sample"."""
-
-    @property
-    def top1_standard_error(self) -> float:
-        """Of top1 as an estimate for further images of the same kind: sqrt(p (1 - p) / n)."""
-        return math.sqrt(self.top1 * (1 - self.top1) / self.count)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able: no NaN, no infinity, no arrays; what is undefined is None."""
-        return {
-            "images": self.images,
-            "count": self.count,
-            "loss": self.loss if math.isfinite(self.loss) else None,
-            "top1": self.top1,
-            "top1_standard_error": self.top1_standard_error,
-            "top5": self.top5,
-            "ece": self.ece,
-            "classes": list(self.classes),
-            "per_class": [asdict(score) for score in self.per_class],
-            "confusion": self.confusion.tolist(),
-        }
-
-    def table(self) -> str:
-        """Plain text for a terminal: the summary, then a line per class (of many classes, those with the lowest accuracy)."""
-        summary = {
-            "images": f"{self.count:,}" + (f" ({printable(self.images)})" if self.images else ""),
-            "top-1 accuracy": f"{_percent(self.top1)} ± {100 * self.top1_standard_error:.1f}",
-            f"top-{min(5, len(self.classes))} accuracy": _percent(self.top5),
-            "loss": f"{self.loss:.4f}",
-            "calibration error": _percent(self.ece),
-        }
-        return "\n".join([*(f"{name:<17}  {value}" for name, value in summary.items()), "", *self._class_lines()])
-
-    def _class_lines(self) -> list[str]:
-        shown = self.per_class
-        if len(shown) > TABLE_ROWS:
-            shown = tuple(sorted(shown, key=lambda score: 2.0 if score.accuracy is None else score.accuracy)[:TABLE_ROWS])
-        rows = [[s.name, f"{s.count:,}", _percent(s.accuracy), _percent(s.precision), _percent(s.f1)] for s in shown]
-        lines = align([["class", "images", "accuracy", "precision", "F1"], *rows])
-        left_out = len(self.per_class) - len(shown)
-        return [*lines, f"and {left_out} classes with higher accuracy"] if left_out else lines
-
-
 class Scorer:
     """Collects outputs batch by batch and scores all of them exactly.
 
@@ -169,7 +102,7 @@ class Scorer:
     """
 
     def __init__(self, classes: Sequence[str], keep_mistakes: int = 0) -> None:
-        from torchmetrics.classification import MulticlassCalibrationError, MulticlassConfusionMatrix, MulticlassStatScores
+        from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassStatScores
 
         if len(classes) < 2:
             raise InputError(f"Got {len(classes)} classes; a classifier is scored over two or more.")
@@ -178,7 +111,7 @@ class Scorer:
         shared: dict[str, Any] = {"num_classes": len(classes), "validate_args": False, "sync_on_compute": False}
         self._confusion = MulticlassConfusionMatrix(**shared)
         self._top5 = MulticlassStatScores(**shared, top_k=min(5, len(classes)), average="micro")
-        self._calibration = MulticlassCalibrationError(**shared, n_bins=CALIBRATION_BINS, norm="l1")
+        self._calibration = Calibration()
         self._keep = keep_mistakes
         self._worst: list[Mistake] = []
         self._count = 0
@@ -201,24 +134,26 @@ class Scorer:
         self._loss += float(F.cross_entropy(logits.detach().cpu().double(), labels, reduction="sum"))
         self._confusion.update(probabilities, labels)
         self._top5.update(probabilities, labels)
-        # torchmetrics puts a confidence of exactly 1 into a bin of its own; the definition has it in the last of the 15.
-        self._calibration.update(probabilities.clamp(max=1 - 2.0**-24), labels)
+        confidence, predicted = probabilities.max(1)
+        self._calibration.update(confidence, predicted == labels)
         self._remember(probabilities, labels, numbers)
 
     def compute(self) -> Scores:
         """The scores of everything so far. Raises InputError when there is nothing."""
         if not self._count:
             raise InputError("There is nothing to score: no image was given. Call update() with at least one batch.")
+        calibration = self._calibration.compute()
         confusion = self._confusion.compute().numpy().astype(np.int64)
         return Scores(
             count=self._count,
             loss=self._loss / self._count,
             top1=int(np.trace(confusion)) / self._count,
             top5=int(self._top5.compute()[0]) / self._count,
-            ece=float(self._calibration.compute()),
+            ece=expected_error(calibration),
             per_class=_per_class(confusion, self.classes),
             confusion=confusion,
             classes=self.classes,
+            calibration=calibration,
         )
 
     def mistakes(self) -> list[Mistake]:
@@ -274,7 +209,3 @@ def _checked_labels(labels: Tensor, count: int, classes: Sequence[str]) -> Tenso
             f"0 to {len(classes) - 1}. Score with the classes the model was trained on."
         )
     return labels
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"

@@ -18,6 +18,15 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(_pad(cell, to, i == 0) for i, (cell, to) in enumerate(zip(row, widths, strict=True))) for row in cells]
 
 
+def clock(seconds: float) -> str:
+    """74 -> "1 min 14 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def _pad(cell: str, to: int, left: bool) -> str:
     space = " " * (to - _columns(cell))
     return cell + space if left else space + cell

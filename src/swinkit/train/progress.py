@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from swinkit.tasks.text import clock as clock
+
 
 class _Text(ProgressColumn):
     """A field of the task as text, without markup."""
@@ -60,12 +62,3 @@ class TrainingProgress:
     def say(self, line: str) -> None:
         """A line above the bar."""
         self.console.print(Text(line), soft_wrap=True)
-
-
-def clock(seconds: float) -> str:
-    """74 -> "1 min 14 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

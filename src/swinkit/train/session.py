@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.console import Console
 
 import swinkit
 from swinkit.data import BUILT_IN, open_data
+from swinkit.environment import record_environment
 from swinkit.errors import ConfigError, TrainingError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
@@ -127,7 +129,11 @@ def _share_threads(recipe: Recipe, world: World) -> None:
 def _train(trainer: Trainer, command: str, console: Console | None, loggers: Sequence[MakeLogger]) -> Trained:
     run, world, started = trainer.run, trainer.world, time.monotonic()
     console = (console or Console(stderr=True)) if world.first else Console(quiet=True)
-    with TrainingProgress(console, trainer.recipe.epochs, trainer.steps_per_epoch, trainer.step) as progress, _log(trainer, loggers) as log:
+    with (
+        record_environment(run.folder, command, trainer.step) if world.first else nullcontext(),
+        TrainingProgress(console, trainer.recipe.epochs, trainer.steps_per_epoch, trainer.step) as progress,
+        _log(trainer, loggers) as log,
+    ):
         for line in _introduction(trainer):
             progress.say(line)
         try:
