@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,7 +73,9 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        record_seconds(self.run_folder, time.monotonic() - self.started)
+        # Where the disk is full, the run itself has more to say.
+        with suppress(OSError):
+            record_seconds(self.run_folder, time.monotonic() - self.started)
 
 
 def record_environment(run_folder: str | Path, command: str, step: int = 0) -> Session:
