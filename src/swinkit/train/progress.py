@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, one plain line per epoch elsewhere. All of it on stderr."""
+"""What a person sees while a model trains, on stderr: a bar on a terminal; elsewhere a line per epoch, and one a minute in long ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from swinkit.tasks.text import clock as clock
+
+QUIET_SECONDS = 60
+"""How long nothing is said, at most, where there is no bar."""
 
 
 class _Text(ProgressColumn):
@@ -34,6 +37,7 @@ class TrainingProgress:
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.task = self.bar.add_task("starting", total=epochs * steps_per_epoch, completed=done, numbers="")
         self.numbers, self.validated = "", ""
+        self.said = time.monotonic()
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -51,14 +55,22 @@ class TrainingProgress:
     def measured(self, loss: float, accuracy: float, images_per_s: float) -> None:
         """Fresh numbers: mean loss, training accuracy (0 to 1), images per second."""
         self.numbers = f"{images_per_s:5.0f} images/s  loss {loss:.3f}  train {100 * accuracy:4.1f} %"
+        if not self.console.is_terminal and time.monotonic() - self.said > QUIET_SECONDS:
+            total = self.epochs * self.steps_per_epoch
+            self.say(f"step {self.done}/{total}  epoch {self.done / self.steps_per_epoch:.2f}  {self.numbers}  {clock(self._left())} left")
 
     def epoch(self, epoch: int, loss: float, top1: float, best: bool) -> None:
         """An epoch (counted from 1) was validated."""
         self.validated = f"  val {100 * top1:4.1f} %"
-        left = (time.monotonic() - self.started) / max(self.done - self.done_at_start, 1) * (self.epochs * self.steps_per_epoch - self.done)
         mark = "  best so far" if best else ""
-        self.say(f"epoch {epoch:3d}/{self.epochs}  {self.numbers}  val loss {loss:.3f}{self.validated}  {clock(left)} left{mark}")
+        self.say(f"epoch {epoch:3d}/{self.epochs}  {self.numbers}  val loss {loss:.3f}{self.validated}  {clock(self._left())} left{mark}")
+
+    def _left(self) -> float:
+        """Seconds to the end, at the pace so far."""
+        pace = (time.monotonic() - self.started) / max(self.done - self.done_at_start, 1)
+        return pace * (self.epochs * self.steps_per_epoch - self.done)
 
     def say(self, line: str) -> None:
         """A line above the bar."""
+        self.said = time.monotonic()
         self.console.print(Text(line), soft_wrap=True)
