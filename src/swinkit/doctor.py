@@ -9,7 +9,10 @@ from typing import Any
 
 from swinkit._verbs import callable_module
 
-EXTRAS = {"dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm")}
+EXTRAS = {
+    "data": ("datasets", "webdataset", "pyarrow"),
+    "dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm"),
+}
 """extra -> the packages it brings"""
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from swinkit.data.sets import ImageSet
+from swinkit.data.sets import EpochOrder, ImageSet
 from swinkit.errors import DataError, SwinkitError
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -43,6 +43,7 @@ def make_loader(
     if batch_size < 1 or workers < 0:
         raise DataError(f"batch_size must be at least 1 and workers at least 0, not {batch_size} and {workers}.")
     batches = _Batches(len(images), batch_size, shuffle=train, seed=seed, drop_last=drop_last)
+    batches.epoch_order = getattr(images, "epoch_order", None)
     if len(batches) == 0:
         raise DataError(f"{len(images)} images make no batch of {batch_size}. Add images, or lower the batch size.")
     return Loader(_Samples(images, transform, mode, seed if train else None), batches, workers, pin_memory)
@@ -91,6 +92,8 @@ class _Batches(Sampler[list[Draw]]):
     def __init__(self, count: int, batch_size: int, *, shuffle: bool, seed: int, drop_last: bool) -> None:
         self.count, self.batch_size, self.shuffle, self.seed, self.drop_last = count, batch_size, shuffle, seed, drop_last
         self.epoch = self.start = 0
+        # Of sets that are read best in some orders, such as tar shards; None takes any.
+        self.epoch_order: EpochOrder | None = None
 
     def __len__(self) -> int:
         return self.count // self.batch_size if self.drop_last else -(-self.count // self.batch_size)
@@ -103,6 +106,8 @@ class _Batches(Sampler[list[Draw]]):
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.count)
+        if self.epoch_order:
+            return torch.from_numpy(self.epoch_order(hashed(self.seed, self.epoch)))
         return torch.randperm(self.count, generator=torch.Generator().manual_seed(hashed(self.seed, self.epoch)))
 
 

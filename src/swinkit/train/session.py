@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 import swinkit
-from swinkit.data import BUILT_IN, open_data
+from swinkit.data import absolute_source, open_data
 from swinkit.errors import ConfigError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
@@ -53,8 +53,7 @@ def start_run(
         recipe = recipe_for(str(data or DEFAULT_DATA))
     changes = dict(options) | ({"data": str(data)} if data is not None else {})
     chosen = load_recipe(recipe, **changes)
-    if Path(chosen.data).is_dir() and chosen.data not in BUILT_IN:
-        chosen = chosen.replace(data=str(Path(chosen.data).resolve()))
+    chosen = chosen.replace(data=absolute_source(chosen.data))
     run = Run(Path(output) if output else _new_folder(chosen))
     run.check_free()
     trainer = _trainer(chosen, run)
