@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,7 +122,10 @@ def test_numbers_sort_as_numbers(table: Callable[..., Path], tmp_path: Path) -> 
         ("path,label\n" + rows("ab") + "pictures/2.png,\"['cat', 'dog']\"\n", "several labels cannot be trained"),
         ("path,cat,dog\npictures/0.png,1,0\npictures/1.png,1,1\n", r"columns cat, dog of 0 and 1; .*several labels cannot be trained"),
         ("path,label\n" + rows("aa"), "only one class"),
-        ("path,label,split\npictures/0.png,a,train\npictures/1.png,b,train\npictures/2.png,c,val\n", r"class c in val, which train has not"),
+        (
+            "path,label,split\npictures/0.png,a,train\npictures/1.png,b,train\npictures/2.png,c,val\n",
+            r"class c in val, which train has not",
+        ),
         ("path,label,split\npictures/0.png,a,val\npictures/1.png,b,test\n", "only one class|no split train"),
         ("path,label,split\npictures/0.png,a,val\npictures/1.png,b,val\n", "no split train"),
     ],
@@ -157,14 +161,14 @@ def test_files_that_are_no_tables(table: Callable[..., Path], tmp_path: Path) ->
         open_data(table("path,label\nä,ö\n", encoding="latin-1"))
     with pytest.raises(DataError, match=r"gone\.csv does not exist"):
         open_data("gone.csv")
+    table("path,label,split\npictures/0.png,a,val\n", "train.csv")
     with pytest.raises(DataError, match="the table for train"):
-        table("path,label,split\npictures/0.png,a,val\n", "train.csv")
         open_data(tmp_path)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"path": ["a"], "label": ["b"]}), tmp_path / "x.parquet")
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(DataError, match=r"needs the package pyarrow .*pip install 'swinkit\[data\]'"):
         open_data(tmp_path / "x.parquet")
 

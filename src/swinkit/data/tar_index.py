@@ -84,7 +84,6 @@ def _samples(path: Path) -> Iterator[tuple[str, int, int, str]]:
                 where = f"The sample {key} in {path}"
                 image = _image_member(members, where)
                 yield image.name, image.offset_data, image.size, _class_of(tar, members, where)
-            _check_end(tar, path)
     except (tarfile.TarError, EOFError) as error:
         raise DataError(_complaint(path, error)) from error
     except OSError as error:
@@ -92,12 +91,12 @@ def _samples(path: Path) -> Iterator[tuple[str, int, int, str]]:
 
 
 def _groups(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Neighbouring members with the same key, by extension; webdataset's rule."""
+    """Neighbouring members with the same key, by extension; webdataset's rule, but for hidden files, which do not count."""
     split_name: Callable[[str], tuple[str | None, str]] = need("webdataset.tariterators", f"Reading {path}").base_plus_ext
     key, members = None, dict[str, tarfile.TarInfo]()
     for member in tar:
         prefix, extension = split_name(member.name)
-        if not member.isreg() or prefix is None or META.match(member.name):
+        if not member.isreg() or prefix is None or META.match(member.name) or Path(member.name).name.startswith("."):
             continue
         if prefix != key:
             if key is not None:
@@ -105,6 +104,7 @@ def _groups(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, dict[str, t
             key, members = prefix, {}
         if members.setdefault(extension.lower(), member) is not member:
             raise DataError(f"The sample {key} in {path} holds two files .{extension.lower()}. Remove or rename one.")
+    _check_end(tar)
     if key is not None:
         yield key, members
 
@@ -150,8 +150,8 @@ def _from_json(text: str, where: str) -> Any:
     return next((content[key] for key in (LABEL_COLUMNS[0], "cls", *LABEL_COLUMNS[1:]) if key in content), None)
 
 
-def _check_end(tar: tarfile.TarFile, path: Path) -> None:
-    # tarfile takes anything that is no header for the end; a whole archive ends with blocks of zeros.
+def _check_end(tar: tarfile.TarFile) -> None:
+    # tarfile takes anything that is no header for the end; a whole archive ends with a block of zeros.
     assert tar.fileobj is not None, "it was opened by its path"
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(BLOCK) != bytes(BLOCK):
@@ -163,7 +163,7 @@ def _complaint(path: Path, error: Exception) -> str:
         start = file.read(8)
     kind = next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), None)
     if kind:
-        return f"{path} is compressed ({kind}), so its samples cannot be read one by one. Unpack it to a plain .tar, as gunzip does."
+        return f"{path} is compressed ({kind}), so its samples cannot be read one by one. Make it a plain .tar first, as gunzip does."
     return f"{path} is cut short or no tar ({error}). Copy or write it again."
 
 
