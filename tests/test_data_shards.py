@@ -6,6 +6,7 @@ import gc
 import gzip
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import tarfile
@@ -267,6 +268,14 @@ def test_the_index_is_kept_and_made_again_when_a_shard_changes(folder: Path, cac
     assert len(whole(folder)) == 32
 
 
+def test_long_indexing_says_how_far_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    whole(folder)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(shards, "SILENCE", -1.0)
+    whole(folder)
+    assert f"3 of 4 shards of {folder} are indexed" in capsys.readouterr().err
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -291,6 +300,20 @@ def test_a_set_travels_to_a_spawned_process(folder: Path) -> None:
     images.encoded(3)
     copy = pickle.loads(pickle.dumps(images))
     assert copy.encoded(30).read() == png(30)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_opens_its_own_files(folder: Path) -> None:
+    """An inherited one would share its position, and two readers would move it under each other."""
+    images = whole(folder)
+    images.encoded(3)
+    file = tar_index._HERE.files.get(images.paths[0], images.stamps[0])
+    before = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+    child = multiprocessing.get_context("fork").Process(target=images.encoded, args=(0,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == before
 
 
 def cut(path: Path, keep: Callable[[int], int]) -> None:
@@ -361,7 +384,7 @@ def test_two_files_of_one_kind_in_a_sample(tmp_path: Path) -> None:
         ("set/train-{0000,0000}.tar", "twice"),
         ("set/train-{0..3.tar", "no pattern of shards|do not exist"),
         ("https://host/x-{0..3}.tar", "not on this machine"),
-        ("set/train-test-0.tar", "do not exist"),
+        ("set/gone.tar", r"The shard set/gone\.tar does not exist"),
     ],
 )
 def test_patterns_that_match_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, complaint: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +111,22 @@ def _load(address: Address, source: str) -> Any:
     try:
         if is_saved(Path(address.name)):
             return datasets.load_from_disk(address.name)
-        return datasets.load_dataset(address.name, address.config, revision=address.revision)
+        with _quiet_retries():
+            return datasets.load_dataset(address.name, address.config, revision=address.revision)
     except Exception as error:  # no network, no such data set, a broken file: the library has no common root for its errors
         raise DataError(_complaint(source, error)) from error
+
+
+@contextmanager
+def _quiet_retries() -> Iterator[None]:
+    # Without a network it would announce each of six attempts in two lines; the error at the end says it all.
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _complaint(source: str, error: Exception) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from swinkit.errors import DataError
 CLASS_FILES = ("classes.txt", "classnames.txt")
 NEAR_SAMPLES, NEAR_SHARDS = 10_000, 4
 """How far shuffling carries a sample: at least over so many samples and so many shards."""
+SILENCE = 10.0
+"""Seconds of indexing between two words about it on stderr."""
 _TAR = re.compile(r"\.(tar(\.\w+)?|t[gbx]z\d?)\}?$", re.IGNORECASE)
 
 _REMOTE = re.compile(r"pipe:|\w+://")
@@ -155,6 +159,8 @@ def _expand(pattern: str) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if not paths:
         raise DataError(f"No shard matches {pattern}. Check the path, and quote the pattern.")
+    if missing and len(paths) == 1:
+        raise DataError(f"The shard {paths[0]} does not exist. Check the path.")
     if missing:
         raise DataError(f"{len(missing)} of the {len(paths)} shards of {pattern} do not exist, such as {missing[0]}. Check the path.")
     if len(set(paths)) < len(paths):
@@ -167,7 +173,7 @@ def _matching(name: str) -> list[str]:
 
 
 def _list(shards: dict[str, list[Path]], folder: Path, source: str) -> dict[str, ShardImages]:
-    indices = {split: [index_tar(Path(os.path.abspath(path))) for path in paths] for split, paths in shards.items()}
+    indices = {split: list(_indexed(paths, source)) for split, paths in shards.items()}
     parts = {split: [name for index in part for name in index.classes] for split, part in indices.items()}
     file, declared = _class_names([folder, *(path.parent for paths in shards.values() for path in paths)])
     if declared:
@@ -176,6 +182,15 @@ def _list(shards: dict[str, list[Path]], folder: Path, source: str) -> dict[str,
         parts = {split: [_meaning(name, meaning, file) for name in names] for split, names in parts.items()}
     classes, labels = number_classes(parts, source, declared or None)
     return {split: _image_set(classes, labels[split], part) for split, part in indices.items()}
+
+
+def _indexed(paths: Sequence[Path], source: str) -> Iterator[TarIndex]:
+    told = time.monotonic()
+    for done, path in enumerate(paths):
+        if time.monotonic() - told > SILENCE:
+            told = time.monotonic()
+            print(f"swinkit: {done:,} of {len(paths):,} shards of {source} are indexed; this is done once.", file=sys.stderr)
+        yield index_tar(Path(os.path.abspath(path)))
 
 
 def _image_set(classes: tuple[str, ...], labels: Labels, indices: Sequence[TarIndex]) -> ShardImages:
