@@ -24,6 +24,7 @@ from rich.console import Console
 import swinkit
 from conftest import COLOURS, TINY
 from swinkit.data import ImageSet, Preprocess, broken_files, eval_transform, make_loader, open_data, open_split, shards, tar_index
+from swinkit.data.loader import hashed
 from swinkit.data.sets import Subset
 from swinkit.data.shards import ShardImages
 from swinkit.errors import DataError
@@ -154,11 +155,11 @@ def test_the_order_is_local_and_drawn_from_the_seed(monkeypatch: pytest.MonkeyPa
     assert np.array_equal(np.sort(order), np.arange(N))
     assert np.array_equal(order, images.epoch_order(5))
     assert not np.array_equal(order, images.epoch_order(6))
-    # Four shards of at most 14 samples: a run of the order touches those within 56 of either end, and no others.
-    in_use = [len(set(shard[order[start : start + 20]])) for start in range(0, N - 20, 20)]
-    assert max(in_use) <= (20 + 2 * 56) / 5 + 2
-    assert max(in_use) < 30 < len(set(shard[np.random.default_rng(0).permutation(N)[:60]]))
-    assert len({shard[index] for index in order[:20]}) > 3
+    # A sample moves by less than four shards of 14: those of a shard stay together, and a stretch of the order touches few shards.
+    spans = [np.ptp(np.flatnonzero(shard[order] == number)) for number in range(100)]
+    assert max(spans) < 56 + 14
+    assert np.median(spans) > 28, "and are not in one piece"
+    assert max(len(set(shard[order[start : start + 20]])) for start in range(0, N - 20, 20)) < 20
     # Shards themselves come in a random order, and no sample of a shard keeps its neighbours.
     first_seen = np.array([np.flatnonzero(shard[order] == number)[0] for number in range(100)])
     assert abs(np.corrcoef(first_seen, np.arange(100))[0, 1]) < 0.5
@@ -170,6 +171,16 @@ def test_the_order_is_local_and_drawn_from_the_seed(monkeypatch: pytest.MonkeyPa
     nested = Subset(part, np.array([3, 1]))
     assert nested.epoch_order is not None
     assert sorted(nested.epoch_order(5)) == [0, 1]
+
+
+def test_loaders_take_the_order_of_the_set(folder: Path) -> None:
+    images = Subset(whole(folder), np.arange(4, 30))
+    loader = make_loader(images, eval_transform(P), "RGB", batch_size=5, train=True, seed=9, workers=0)
+    loader.set_epoch(2)
+    assert images.epoch_order is not None
+    assert torch.cat([indices for _, _, indices in loader]).tolist() == images.epoch_order(hashed(9, 2)).tolist()
+    plain = make_loader(images, eval_transform(P), "RGB", batch_size=5, train=False, seed=9, workers=0)
+    assert torch.cat([indices for _, _, indices in plain]).tolist() == list(range(26))
 
 
 def test_sets_without_an_order_of_their_own_are_shuffled_whole() -> None:
