@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Parameter
 from swinkit import __version__
 from swinkit.console import Bar, counted, print_predictions, print_written
 from swinkit.errors import SwinkitError
-from swinkit.train.recipe import DEVICE_HELP, Recipe
+from swinkit.train.recipe import DATA_HELP, DEVICE_HELP, Recipe
 
 app = App(
     name="swinkit",
@@ -59,7 +59,7 @@ else:
 
 @app.command
 def train(
-    data: Annotated[str | None, Parameter(name=["--data", "--data-dir"], help="A built-in data set or a folder of images.")] = None,
+    data: Annotated[str | None, Parameter(name=["--data", "--data-dir"], help=DATA_HELP)] = None,
     *,
     recipe: Annotated[str | None, Parameter(help="A recipe's name or a YAML file. Flags below change single values of it.")] = None,
     output: Annotated[str | None, Parameter(help="The run folder; by default runs/DATE-DATA.")] = None,
@@ -81,9 +81,7 @@ def train(
 def evaluate(
     source: Source,
     /,
-    data: Annotated[
-        str | None, Parameter(help="A built-in data set or a folder of images; by default what the run was trained on.")
-    ] = None,
+    data: Annotated[str | None, Parameter(help=f"{DATA_HELP} By default what the run was trained on.")] = None,
     *,
     split: Annotated[str, Parameter(help="auto (test, else val, else everything), train, val or test.")] = "auto",
     batch_size: BatchSize = 128,

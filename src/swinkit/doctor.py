@@ -10,7 +10,10 @@ from typing import Any
 from swinkit._verbs import callable_module
 from swinkit.environment import package_version
 
-EXTRAS = {"data": ("pyarrow",), "dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm")}
+EXTRAS = {
+    "data": ("datasets", "webdataset", "pyarrow"),
+    "dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm"),
+}
 """extra -> the packages it brings"""
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swinkit._verbs import callable_module
-from swinkit.data import ImageSet, Preprocess, eval_transform, make_loader, open_data, open_split
+from swinkit.data import ImageSet, Preprocess, absolute_source, eval_transform, make_loader, open_data, open_split
 from swinkit.errors import DataError
 from swinkit.predict import Predictor
 from swinkit.tasks.classify import Scorer, Scores
@@ -42,7 +42,7 @@ def evaluate(
     workers: int = 0,
     on_batch: OnBatch | None = None,
 ) -> Scores:
-    """Scores of a run or checkpoint folder on a built-in data set or a folder of images; classes are matched by name.
+    """Scores of a run or checkpoint folder on a built-in data set or images of your own (docs/data.md); classes are matched by name.
 
     data: None takes what the run was trained on. split: "train", "val", "test" or "auto" (test; else val; else every image of a folder
     that the run was not trained on). Of a run's own data, train and val are those of the run.
@@ -83,7 +83,7 @@ def _run_config(source: Path) -> dict[str, Any]:
 
 
 def _same(one: str, other: str) -> bool:
-    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).resolve() == Path(other).resolve())
+    return absolute_source(one) == absolute_source(other)
 
 
 def match_classes(theirs: Sequence[str], ours: Sequence[str]) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from swinkit.data.extras import cache_folder
 from swinkit.data.sets import ArrayImages, Labels
 from swinkit.errors import DataError
 
@@ -74,11 +75,7 @@ def find_full() -> Path | None:
         if found is None:
             raise DataError(f"{ENVIRONMENT} is {given}, which does not hold {_wanted()}. Correct it, or unset it to search elsewhere.")
         return found
-    return _first_complete([_cache_folder(), DEBIAN_FOLDER])
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "swinkit" / "fashion-mnist"
+    return _first_complete([cache_folder("fashion-mnist"), DEBIAN_FOLDER])
 
 
 def _wanted() -> str:
@@ -101,7 +98,7 @@ def _idx_path(folder: Path, name: str) -> Path | None:
 def _download() -> Path:
     from torchvision.datasets import FashionMNIST  # a costly import that almost nobody needs
 
-    cache = _cache_folder()
+    cache = cache_folder("fashion-mnist")
     try:
         # Standard output belongs to results.
         with contextlib.redirect_stdout(sys.stderr):

@@ -99,5 +99,5 @@ def _file_images(classes: tuple[str, ...], images: dict[str, list[Path]]) -> Fil
 
 
 def looks_like_path(source: str | os.PathLike[str]) -> bool:
-    """Whether somebody who wrote this meant a place on disk and not a name."""
-    return not isinstance(source, str) or "/" in source or os.sep in source or source.startswith((".", "~"))
+    """Whether somebody who wrote this meant a place on disk, or a pattern of places, and not a name."""
+    return not isinstance(source, str) or "/" in source or os.sep in source or source.startswith((".", "~")) or "{" in source

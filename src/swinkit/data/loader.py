@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from swinkit.data.sets import ImageSet
+from swinkit.data.sets import EpochOrder, ImageSet
 from swinkit.errors import DataError, SwinkitError
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -49,6 +50,7 @@ def make_loader(
     batches = _Batches(
         len(images), batch_size, shuffle=train, seed=seed, drop_last=drop_last, part=part, with_neighbour=with_neighbour
     )  # fmt: skip
+    batches.epoch_order = getattr(images, "epoch_order", None)
     if len(batches) == 0:
         raise DataError(f"{len(images)} images make no batch of {batch_size * part[1]}. Add images, or lower the batch size.")
     return Loader(_Samples(images, transform, mode, seed if train else None), batches, workers, pin_memory)
@@ -70,6 +72,8 @@ class Loader:
             # A generator of its own, else every epoch would draw from the global one.
             generator=torch.Generator(),
         )
+        # Workers that are left at exit would be waited for, and those that ignore SIGTERM (see below) forever.
+        weakref.finalize(self, _end_workers, self._loader)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch that the next iterations go through, from its batch number start_batch on.
@@ -100,6 +104,8 @@ class _Batches(Sampler[list[Draw]]):
         self.count, self.batch_size, self.shuffle, self.seed, self.drop_last = count, batch_size, shuffle, seed, drop_last
         self.part, self.with_neighbour = part, with_neighbour
         self.epoch = self.start = 0
+        # Of sets that are read best in some orders, such as tar shards; None takes any.
+        self.epoch_order: EpochOrder | None = None
 
     def __len__(self) -> int:
         together = self.batch_size * self.part[1]
@@ -119,6 +125,8 @@ class _Batches(Sampler[list[Draw]]):
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.count)
+        if self.epoch_order:
+            return torch.from_numpy(self.epoch_order(hashed(self.seed, self.epoch)))
         return torch.randperm(self.count, generator=torch.Generator().manual_seed(hashed(self.seed, self.epoch)))
 
 
@@ -162,6 +170,12 @@ def hashed(*numbers: int) -> int:
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+def _end_workers(loader: DataLoader[Any]) -> None:
+    iterator: Any = loader._iterator
+    if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()
 
 
 def _ignore_interrupt(_worker: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -17,6 +19,16 @@ from swinkit.data.images import read_image
 from swinkit.errors import DataError, InputError
 
 Labels: TypeAlias = npt.NDArray[np.int64]
+EpochOrder: TypeAlias = Callable[[int], Labels]
+"""From a seed to the order (N,) of an epoch, a permutation; sets that are read best in some orders have one as `epoch_order`."""
+
+
+class NamedBytes(io.BytesIO):
+    """The file of an image in memory, with the name that errors give it."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
 
 
 class ImageSet(Protocol):
@@ -37,6 +49,13 @@ class ImageSet(Protocol):
 
     def name(self, index: int) -> str:
         """The file's path, or a name such as "fashion-mnist-sample/test/17"."""
+
+
+class EncodedImages(ImageSet, Protocol):
+    """A set whose images are files or parts of files, as they were saved."""
+
+    def encoded(self, index: int) -> Path | NamedBytes:
+        """The image as `read_image` takes it; nothing is decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +91,10 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def encoded(self, index: int) -> Path:
+        """The file's path."""
+        return self.paths[index]
+
     def image(self, index: int, mode: str) -> Image.Image:
         """One image, as "RGB" or "L". Raises InputError with its path if it is broken."""
         return read_image(self.paths[index], mode)
@@ -97,6 +120,18 @@ class Subset:
     def labels(self) -> Labels:
         """(M,) int64."""
         return self.parent.labels[self.indices]
+
+    @property
+    def epoch_order(self) -> EpochOrder | None:
+        """The parent's order, less the images that are not in this set; None if the parent has none."""
+        order = getattr(self.parent, "epoch_order", None)
+        return partial(self._members_in, order) if order else None
+
+    def _members_in(self, order: EpochOrder, seed: int) -> Labels:
+        places = np.full(len(self.parent), -1, dtype=np.int64)
+        places[self.indices] = np.arange(len(self.indices))
+        ordered = places[order(seed)]
+        return ordered[ordered >= 0]
 
     def __len__(self) -> int:
         return len(self.indices)

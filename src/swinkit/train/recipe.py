@@ -16,6 +16,7 @@ from swinkit.errors import ConfigError, UnknownNameError
 from swinkit.fields import require
 
 DEFAULT_DATA = "fashion-mnist-sample"
+DATA_HELP = "A built-in data set, a folder of images, a table (.csv, .tsv, .parquet), tar shards ('x-{00..09}.tar') or hf:OWNER/NAME."
 DEVICE_HELP = '"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".'
 
 NOT_NEGATIVE = (
@@ -32,7 +33,7 @@ def _field(default: Any, says: str) -> Any:
 class Recipe:
     """One training run. Names are timm's where timm has one."""
 
-    data: str = _field(DEFAULT_DATA, "A built-in data set, or a folder in ImageFolder layout.")
+    data: str = _field(DEFAULT_DATA, DATA_HELP)
     val_fraction: float | None = _field(None, "Part of the training images held out for validation where the data has no val/ of its own.")
     model: str = _field("swin_nano_patch2_window7_28", "A name from `swinkit models`.")
     img_size: int | None = _field(None, "Image size in pixels; by default the model's.")

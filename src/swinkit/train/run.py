@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -37,7 +38,7 @@ class Run:
         """Errors: DataError if the folder holds something already."""
         folder = self.folder
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            go_on = f", or go on with it: --resume {folder}" if self.config.is_file() else ", or remove it"
+            go_on = f", or go on with it: --resume {shlex.quote(str(folder))}" if self.config.is_file() else ", or remove it"
             raise DataError(f"{folder} exists and is not empty; give another --output{go_on}.")
 
     def create(self, config: str) -> None:

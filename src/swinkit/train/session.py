@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ import torch
 from rich.console import Console
 
 import swinkit
-from swinkit.data import BUILT_IN, open_data
+from swinkit.data import absolute_source, open_data
 from swinkit.environment import record_environment
 from swinkit.errors import ConfigError, TrainingError
 from swinkit.runtimes.device import describe
@@ -61,8 +62,7 @@ def start_run(
                 recipe = recipe_for(str(data or DEFAULT_DATA))
             changes = dict(options) | ({"data": str(data)} if data is not None else {})
             chosen = load_recipe(recipe, **changes)
-            if Path(chosen.data).is_dir() and chosen.data not in BUILT_IN:
-                chosen = chosen.replace(data=str(Path(chosen.data).resolve()))
+            chosen = chosen.replace(data=absolute_source(chosen.data))
             run = Run(Path(world.share(output or _new_folder(chosen))))
             run.check_free()
             trainer = _trainer(chosen, run, world)
@@ -96,7 +96,7 @@ def resume_run(
                 raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
             trainer = _trainer(same_steps(load_recipe(run.config), run, world), run, world)
             resume(trainer)
-        return _train(trainer, command or f"swinkit train --resume {folder}", console, loggers)
+        return _train(trainer, command or f"swinkit train --resume {shlex.quote(str(folder))}", console, loggers)
 
 
 def same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:
@@ -142,7 +142,7 @@ def _train(trainer: Trainer, command: str, console: Console | None, loggers: Seq
             where = f": {error.filename}" if error.filename else ""
             raise TrainingError(
                 f"Writing failed at step {trainer.step} ({error.strerror or error}{where}). {run.last_good()} "
-                f"Make room, then go on with: swinkit train --resume {run.folder}"
+                f"Make room, then go on with: swinkit train --resume {shlex.quote(str(run.folder))}"
             ) from error
     trained = None
     with world.together():

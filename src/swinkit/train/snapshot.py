@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import zlib
 from dataclasses import astuple, dataclass
@@ -42,7 +43,7 @@ def save(trainer: Trainer) -> None:
     except OSError as error:
         raise TrainingError(
             f"The checkpoint of step {step} cannot be written ({error.strerror or error}). {run.last_good()} "
-            f"Make room, then go on with: swinkit train --resume {run.folder}"
+            f"Make room, then go on with: swinkit train --resume {shlex.quote(str(run.folder))}"
         ) from error
     trainer.saved_at = time.monotonic()
 
