@@ -436,3 +436,16 @@ def test_command(trained, flat, tmp_path, capsys, monkeypatch):
     assert run(["embed", str(trained.run), "flat", "--out", "vectors.csv"]) == 1
     assert run(["embed", str(trained.run), "flat", "--out", "vectors.npy"]) == 1
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_tables_and_shards_are_embedded_with_their_labels(trained, pictures, tmp_path):
+    import webdataset
+
+    files = sorted((pictures / "test" / "red").iterdir())
+    (tmp_path / "table.csv").write_text("path,label\n" + "".join(f"{file},{number % 2}\n" for number, file in enumerate(files)))
+    with webdataset.TarWriter(str(tmp_path / "shard-0.tar")) as shard:
+        for number, file in enumerate(files):
+            shard.write({"__key__": f"{number:03}", "png": file.read_bytes(), "cls": str(number % 2)})
+    vectors = [swinkit.embed(trained.run, source).vectors for source in (files, tmp_path / "table.csv", str(tmp_path / "shard-*.tar"))]
+    assert all((other == vectors[0]).all() for other in vectors)
+    assert swinkit.embed(trained.run, tmp_path / "shard-0.tar").labels == tuple(str(number % 2) for number in range(len(files)))

@@ -141,6 +141,11 @@ def absolute_source(source: str) -> str:
     return shards.absolute_pattern(source) if shards.is_tars(source) else source
 
 
+def names_a_set(source: str | Path) -> bool:
+    """Whether this is a built-in data set or one of the KINDS, and not files or a folder of images."""
+    return str(source) in BUILT_IN or any(kind.fits(str(source), Path(source).expanduser()) for kind in KINDS)
+
+
 def _list(source: str | Path) -> _Listing:
     text = str(source)
     path = Path(source).expanduser()

@@ -11,7 +11,7 @@ import numpy as np
 
 from swinkit.data.images import find_images
 from swinkit.data.sets import FileImages, ImageSet
-from swinkit.data.sources import open_split
+from swinkit.data.sources import names_a_set, open_split
 from swinkit.errors import ConfigError, DataError
 
 Data: TypeAlias = str | Path | Sequence[str | Path]
@@ -20,20 +20,20 @@ Data: TypeAlias = str | Path | Sequence[str | Path]
 def open_images(data: Data, split: str = "auto") -> tuple[ImageSet, bool, str]:
     """(the images, whether they have labels, a sentence about them).
 
-    data: a built-in data set or a folder with class folders (`split` as in `open_split`), else a folder, file or glob pattern, or a list
-    of such, whose images come in the given order, those of a folder sorted, none twice.
+    data: a data set (a built-in one, a table, tar shards, hf:NAME) or a folder with class folders (`split` as in `open_split`), else a
+    folder, file or glob pattern, or a list of such, whose images come in the given order, those of a folder sorted, none twice.
 
     Raises DataError for what is not there, ConfigError for a split of what has none, UnknownNameError for an unknown source or split.
     """
     if not isinstance(data, str | Path):
         return _unlabelled(data, "", split)
     data = Path(data).expanduser() if str(data).startswith("~") else data
-    if not Path(data).is_dir() and (Path(data).is_file() or glob.has_magic(str(data))):
+    if not names_a_set(data) and not Path(data).is_dir() and (Path(data).is_file() or glob.has_magic(str(data))):
         return _unlabelled([data], f" of {data}", split)
     try:
         images = open_split(data, split)
     except DataError as error:
-        if split != "auto" or not Path(data).is_dir():
+        if split != "auto" or names_a_set(data) or not Path(data).is_dir():
             raise
         # What keeps a folder of folders from having classes may be a slip; that a flat folder has none is plain to see.
         nested = any(path.parent != Path(data) for path in find_images(data))
