@@ -20,10 +20,10 @@ ORDER = (
     {"data", "tasks"},
     {"runtimes"},
     {"predict"},
+    {"console"},
     {"evaluate", "doctor"},
     {"report"},
     {"train"},
-    {"console"},
     {"cli"},
     {"__main__"},
 )

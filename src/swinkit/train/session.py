@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,17 @@ import torch
 from rich.console import Console
 
 import swinkit
-from swinkit.data import BUILT_IN, open_data
+from swinkit.config import pair
+from swinkit.console import Bar
+from swinkit.data import BUILT_IN, Splits, open_data
+from swinkit.data.check import apply, look, report
 from swinkit.errors import ConfigError
-from swinkit.runtimes.device import describe
+from swinkit.runtimes.device import describe, pick_device
 from swinkit.tasks.classify import Scores
 from swinkit.train.events import Log
 from swinkit.train.finish import finish
 from swinkit.train.loop import Trainer
+from swinkit.train.plan import plan_model
 from swinkit.train.progress import TrainingProgress
 from swinkit.train.recipe import DEFAULT_DATA, Recipe, load_recipe, recipe_for
 from swinkit.train.run import Run
@@ -57,9 +61,10 @@ def start_run(
         chosen = chosen.replace(data=str(Path(chosen.data).resolve()))
     run = Run(Path(output) if output else _new_folder(chosen))
     run.check_free()
-    trainer = _trainer(chosen, run)
+    console = console or Console(stderr=True)
+    trainer, found = _trainer(chosen, run, console)
     run.create(_config_text(trainer.resolved(), command))
-    return _train(trainer, command, console or Console(stderr=True))
+    return _train(trainer, command, console, found)
 
 
 def resume_run(folder: str | Path, data: Any, recipe: Any, output: Any, options: Mapping[str, Any], *, console: Console | None) -> Trained:
@@ -70,29 +75,42 @@ def resume_run(folder: str | Path, data: Any, recipe: Any, output: Any, options:
     run = Run(Path(folder))
     if not run.config.is_file():
         raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-    trainer = _trainer(load_recipe(run.config), run)
+    console = console or Console(stderr=True)
+    trainer, _ = _trainer(load_recipe(run.config), run, console)
     trainer.resume()
-    return _train(trainer, f"swinkit train --resume {folder}", console or Console(stderr=True))
+    return _train(trainer, f"swinkit train --resume {folder}", console)
 
 
-def _trainer(recipe: Recipe, run: Run) -> Trainer:
-    """Everything that can be wrong is found here, before anything is written."""
+def _trainer(recipe: Recipe, run: Run, console: Console) -> tuple[Trainer, list[str]]:
+    """The trainer, and what was found in the data. Everything that can be wrong is found here, before anything is written."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    return Trainer(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), run)
+    splits = open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    splits, found = _checked(recipe, splits, console)
+    return Trainer(recipe, splits, run), found
 
 
-def _train(trainer: Trainer, command: str, console: Console) -> Trained:
+def _checked(recipe: Recipe, splits: Splits, console: Console) -> tuple[Splits, list[str]]:
+    """The splits that can be trained on, and what is in them."""
+    # A mistake in the recipe need not wait for the end of a long look.
+    pick_device(recipe.device)
+    patch = pair(plan_model(recipe, splits).patch_size)
+    with Bar("looking at the images", console=console) as update:
+        findings = look(splits, patch=patch, progress=update)
+    return apply(splits, findings, recipe.skip_broken), report(findings, splits)
+
+
+def _train(trainer: Trainer, command: str, console: Console, found: Sequence[str] = ()) -> Trained:
     run, epochs, started = trainer.run, trainer.recipe.epochs, time.monotonic()
     with TrainingProgress(console, epochs, trainer.steps_per_epoch, trainer.step) as progress, Log(run, trainer.step) as log:
-        for line in _introduction(trainer):
+        for line in _introduction(trainer, found):
             progress.say(line)
         trainer.fit(progress, log)
     scores, scored_on = finish(trainer, command, time.monotonic() - started, console)
     return Trained(run.folder, scores, scored_on, run.report)
 
 
-def _introduction(trainer: Trainer) -> list[str]:
+def _introduction(trainer: Trainer, found: Sequence[str]) -> list[str]:
     recipe, splits = trainer.recipe, trainer.splits
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     precision = str(trainer.amp or torch.float32).removeprefix("torch.")
@@ -100,16 +118,35 @@ def _introduction(trainer: Trainer) -> list[str]:
     test = f", {len(splits.test):,} to test" if splits.test is not None else ""
     lines = [
         f"data    {splits.name}, {len(splits.classes)} classes: {counts}{test}",
+        *found,
         f"model   {recipe.model}: {parameters / 1e6:.2f} M parameters, {trainer.config.in_chans} x "
         f"{trainer.preprocess.size[0]} x {trainer.preprocess.size[1]} pixels in",
         f"recipe  {recipe.epochs} epochs of {trainer.steps_per_epoch} steps, batch {trainer.batch_size * trainer.accumulate}, "
         f"learning rate {recipe.lr:g}, seed {recipe.seed}",
         f"on      {describe(trainer.device)}, {precision}",
         f"run     {trainer.run.folder}",
+        *(f"note    {note}" for note in _adjustments(trainer)),
     ]
     if trainer.step:
         lines.append(f"resumed at step {trainer.step} of {recipe.epochs * trainer.steps_per_epoch}")
     return lines
+
+
+def _adjustments(trainer: Trainer) -> Iterator[str]:
+    """What is not as it was asked for, or hardly meant."""
+    recipe, images, grid = trainer.recipe, len(trainer.splits.train), trainer.config.grids[0]
+    if trainer.batch_size < recipe.batch_size:
+        yield f"the batch of {recipe.batch_size:,} is larger than the {images:,} training images; {trainer.batch_size:,} are used instead"
+    if trainer.accumulate < recipe.grad_accum_steps:
+        yield (
+            f"an epoch has {trainer.accumulate} batches, fewer than grad_accum_steps {recipe.grad_accum_steps}; "
+            f"{trainer.accumulate} are added up instead"
+        )
+    if min(grid) < min(window := trainer.config.asked_windows[0]):
+        yield (
+            f"an image has {grid[0]} x {grid[1]} patches, less than one window of {window[0]} x {window[1]}; "
+            "a larger --img-size or a smaller --window-size fits better"
+        )
 
 
 def _new_folder(recipe: Recipe) -> Path:
