@@ -21,7 +21,9 @@ from swinkit.data import Splits, looks, open_data
 from swinkit.data.check import Findings, apply, look, report
 from swinkit.data.looks import cache_folder
 from swinkit.data.sets import ImageSet, Subset
-from swinkit.errors import DataError, InputError
+from swinkit.errors import ConfigError, DataError, InputError
+from swinkit.train.checks import checked
+from swinkit.train.recipe import Recipe
 
 PATCH = (4, 4)
 
@@ -376,14 +378,24 @@ def test_a_run_says_what_it_found_and_skips_what_it_is_told(data: Path, tmp_path
     assert "59 images to train on, 18 to validate, 17 to test" in said
     assert f"classes {', '.join(f'{name} 20/6/6' for name in COLOURS)}" in said
     assert "skipped 1 of 60 train images" in said
-    assert "the batch of 1,000 is larger than the 59 training images; 59 are used instead" in said
-    assert "an epoch has 1 batches, fewer than grad_accum_steps 4" in said
+    assert "batch_size 1,000 is more than the 59 training images allow; 59 is used instead" in said
+    assert "grad_accum_steps 4 is more than the batches of an epoch; 1 is used instead" in said
     assert "2 x 2 patches, less than one window of 4 x 4" in said
     assert swinkit.evaluate(result.run).count == 17
 
 
+def test_the_first_of_several_processes_looks_for_all(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(data / "train/red/003.png")
+    recipe, sent = Recipe(data=str(data), skip_broken=True, **TINY), []
+    ours, said = checked(recipe, open_data(data), Console(quiet=True), share=lambda found: sent.append(json.dumps(found)) or found)
+    monkeypatch.setattr(looks, "look_at_all", lambda *_: pytest.fail("looked"))
+    theirs, also_said = checked(recipe, open_data(data), None, first=False, share=lambda _: json.loads(sent[0]))
+    assert said == also_said
+    assert [ours.train.name(index) for index in range(59)] == [theirs.train.name(index) for index in range(len(theirs.train))]
+
+
 def test_a_wrong_device_is_found_before_the_look(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = count_decodes(monkeypatch)
-    with pytest.raises(swinkit.errors.ConfigError, match="cuda:99"):
+    with pytest.raises(ConfigError, match="cuda:99"):
         swinkit.train(data, console=Console(quiet=True), **(TINY | {"device": "cuda:99"}))
     assert looked == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,14 @@ import torch
 from rich.console import Console
 
 import swinkit
-from swinkit.config import pair
-from swinkit.console import Bar
-from swinkit.data import BUILT_IN, Splits, open_data
-from swinkit.data.check import apply, look, report
+from swinkit.data import BUILT_IN, open_data
 from swinkit.errors import ConfigError
-from swinkit.runtimes.device import describe, pick_device
+from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
+from swinkit.train.checks import adjustments, checked
 from swinkit.train.events import Log
 from swinkit.train.finish import finish
 from swinkit.train.loop import Trainer
-from swinkit.train.plan import plan_model
 from swinkit.train.progress import TrainingProgress
 from swinkit.train.recipe import DEFAULT_DATA, Recipe, load_recipe, recipe_for
 from swinkit.train.run import Run
@@ -61,10 +58,9 @@ def start_run(
         chosen = chosen.replace(data=str(Path(chosen.data).resolve()))
     run = Run(Path(output) if output else _new_folder(chosen))
     run.check_free()
-    console = console or Console(stderr=True)
     trainer, found = _trainer(chosen, run, console)
     run.create(_config_text(trainer.resolved(), command))
-    return _train(trainer, command, console, found)
+    return _train(trainer, command, console or Console(stderr=True), found)
 
 
 def resume_run(folder: str | Path, data: Any, recipe: Any, output: Any, options: Mapping[str, Any], *, console: Console | None) -> Trained:
@@ -75,29 +71,17 @@ def resume_run(folder: str | Path, data: Any, recipe: Any, output: Any, options:
     run = Run(Path(folder))
     if not run.config.is_file():
         raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-    console = console or Console(stderr=True)
     trainer, _ = _trainer(load_recipe(run.config), run, console)
     trainer.resume()
-    return _train(trainer, f"swinkit train --resume {folder}", console)
+    return _train(trainer, f"swinkit train --resume {folder}", console or Console(stderr=True))
 
 
-def _trainer(recipe: Recipe, run: Run, console: Console) -> tuple[Trainer, list[str]]:
-    """The trainer, and what was found in the data. Everything that can be wrong is found here, before anything is written."""
+def _trainer(recipe: Recipe, run: Run, console: Console | None) -> tuple[Trainer, list[str]]:
+    """The trainer, and what was found in its data. Everything that can be wrong is found here, before anything is written."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    splits = open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction)
-    splits, found = _checked(recipe, splits, console)
+    splits, found = checked(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), console)
     return Trainer(recipe, splits, run), found
-
-
-def _checked(recipe: Recipe, splits: Splits, console: Console) -> tuple[Splits, list[str]]:
-    """The splits that can be trained on, and what is in them."""
-    # A mistake in the recipe need not wait for the end of a long look.
-    pick_device(recipe.device)
-    patch = pair(plan_model(recipe, splits).patch_size)
-    with Bar("looking at the images", console=console) as update:
-        findings = look(splits, patch=patch, progress=update)
-    return apply(splits, findings, recipe.skip_broken), report(findings, splits)
 
 
 def _train(trainer: Trainer, command: str, console: Console, found: Sequence[str] = ()) -> Trained:
@@ -125,28 +109,11 @@ def _introduction(trainer: Trainer, found: Sequence[str]) -> list[str]:
         f"learning rate {recipe.lr:g}, seed {recipe.seed}",
         f"on      {describe(trainer.device)}, {precision}",
         f"run     {trainer.run.folder}",
-        *(f"note    {note}" for note in _adjustments(trainer)),
+        *(f"note    {note}" for note in adjustments(trainer)),
     ]
     if trainer.step:
         lines.append(f"resumed at step {trainer.step} of {recipe.epochs * trainer.steps_per_epoch}")
     return lines
-
-
-def _adjustments(trainer: Trainer) -> Iterator[str]:
-    """What is not as it was asked for, or hardly meant."""
-    recipe, images, grid = trainer.recipe, len(trainer.splits.train), trainer.config.grids[0]
-    if trainer.batch_size < recipe.batch_size:
-        yield f"the batch of {recipe.batch_size:,} is larger than the {images:,} training images; {trainer.batch_size:,} are used instead"
-    if trainer.accumulate < recipe.grad_accum_steps:
-        yield (
-            f"an epoch has {trainer.accumulate} batches, fewer than grad_accum_steps {recipe.grad_accum_steps}; "
-            f"{trainer.accumulate} are added up instead"
-        )
-    if min(grid) < min(window := trainer.config.asked_windows[0]):
-        yield (
-            f"an image has {grid[0]} x {grid[1]} patches, less than one window of {window[0]} x {window[1]}; "
-            "a larger --img-size or a smaller --window-size fits better"
-        )
 
 
 def _new_folder(recipe: Recipe) -> Path:
