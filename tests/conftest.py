@@ -31,6 +31,17 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def looks_folder(tmp_path_factory):
+    """Looks at images are remembered here and not in the home of whoever runs the tests."""
+    from swinkit.data import looks
+
+    folder = tmp_path_factory.mktemp("looks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looks, "cache_folder", lambda: folder)
+        yield folder
+
+
 def write_pictures(folder, count, seed):
     """`count` noisy 20 x 18 pictures per colour, one folder per class."""
     random = np.random.RandomState(seed)

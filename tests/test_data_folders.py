@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swinkit.data import ImageSet, broken_files, open_data, open_split
-from swinkit.errors import DataError, InputError
+from swinkit.data import ImageSet, open_data, open_split
+from swinkit.errors import DataError
 
 
 def names(images: ImageSet) -> list[str]:
@@ -132,18 +132,3 @@ def test_unreadable_folders_say_so(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(DataError, match="None of the 3 images"):
         open_data(tmp_path)
-
-
-def test_broken_files(folder: Callable[..., Path]) -> None:
-    root = folder(*(f"{label}/{index}.png" for label in "ab" for index in range(10)))
-    for name in ("a/3.png", "b/7.png"):
-        (root / name).write_bytes((root / name).read_bytes()[:40])
-    images = open_split(root)
-    seen: list[tuple[int, int]] = []
-    broken = broken_files(images, progress=lambda done, total: seen.append((done, total)))
-    assert [name for name, _ in broken] == [str(root / "a/3.png"), str(root / "b/7.png")]
-    assert all(name in reason for name, reason in broken)
-    assert seen == [(done, 20) for done in range(1, 21)]
-    assert len(broken_files(images, "L", limit=1)) == 1
-    with pytest.raises(InputError, match=r"3\.png"):
-        images.image(3, "RGB")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,29 @@ def test_a_picture_lying_on_its_side_is_put_upright() -> None:
     assert read_image(encoded(gradient(6, 9), "JPEG", exif=exif)).size == (6, 9)
 
 
+# What was stored with each EXIF orientation, as numpy sees it, from the upright picture.
+STORED = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_every_exif_orientation_is_put_upright(orientation: int, kind: str) -> None:
+    upright = np.asarray(gradient(6, 9))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    data = encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    np.testing.assert_array_equal(np.asarray(read_image(data, "L")), upright)
+
+
 def test_a_damaged_exif_block_does_no_harm() -> None:
     data = encoded(gradient(), "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x00junk")
     assert read_image(data).size == (9, 6)
@@ -72,6 +97,25 @@ def test_cmyk() -> None:
     assert read_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")).getpixel((3, 3)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize("cmyk", [(0, 255, 255, 0), (255, 0, 0, 0), (20, 60, 100, 40), (0, 0, 0, 255)])
+def test_cmyk_jpeg_of_adobe_whose_values_are_stored_inverted(cmyk: tuple[int, ...]) -> None:
+    data = encoded(Image.new("CMYK", (16, 16), cmyk), "JPEG", quality=100)
+    assert b"Adobe" in data
+    expected = [(255 - ink) * (255 - cmyk[3]) / 255 for ink in cmyk[:3]]
+    np.testing.assert_allclose(read_image(data).getpixel((8, 8)), expected, atol=3)
+
+
+def test_ycck_jpeg() -> None:
+    stored = (150, 90, 170, 255)
+    data = bytearray(encoded(Image.new("CMYK", (16, 16), tuple(255 - value for value in stored)), "JPEG", quality=100))
+    # The last byte of the Adobe segment says what the four channels are: 0 CMYK, 2 luma, two chromas and black.
+    assert data[data.index(b"Adobe") + 11] == 0
+    data[data.index(b"Adobe") + 11] = 2
+    luma, blue, red = stored[0], stored[1] - 128, stored[2] - 128
+    inks = [luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue]
+    np.testing.assert_allclose(read_image(bytes(data)).getpixel((8, 8)), [255 - ink for ink in inks], atol=3)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
     values = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
@@ -80,6 +124,41 @@ def test_16_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
     np.testing.assert_array_equal(np.asarray(read_image(values, "L")), [[0, 1, 128, 255]])
     dark = read_image(encoded(Image.fromarray(values[:, :2]), kind), "L")
     np.testing.assert_array_equal(np.asarray(dark), [[0, 1]])
+
+
+def png_of_16_bits(pixels: np.ndarray, colour_type: int) -> bytes:
+    """A PNG as Pillow cannot write it: pixels (H, W, channels) uint16; colour type 2 RGB, 4 grey with alpha, 6 RGBA."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    parts = (struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_16_bit_colour_png_keeps_its_high_bytes() -> None:
+    pixels = np.array([[[0, 65535, 32896], [257, 25700, 51400]]], np.uint16)
+    expected = [[[0, 255, 128], [1, 100, 200]]]
+    np.testing.assert_array_equal(np.asarray(read_image(png_of_16_bits(pixels, 2))), expected)
+    opaque = np.concatenate([pixels, np.full((1, 2, 1), 65535, np.uint16)], 2)
+    np.testing.assert_array_equal(np.asarray(read_image(png_of_16_bits(opaque, 6))), expected)
+    faint = np.array([[[25700, 65535], [0, 0]]], np.uint16)
+    np.testing.assert_array_equal(np.asarray(read_image(png_of_16_bits(faint, 4), "L")), [[100, 255]])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "GIF"])
+def test_black_and_white(kind: str) -> None:
+    values = np.random.default_rng(0).integers(0, 2, (5, 11)).astype(bool)
+    image = Image.fromarray(values)
+    assert image.mode == "1"
+    np.testing.assert_array_equal(np.asarray(read_image(encoded(image, kind), "L")), values * 255)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("BMP", "RGB"), ("BMP", "L"), ("BMP", "P"), ("GIF", "P"), ("PNG", "P"), ("PPM", "RGB")])
+def test_colours_survive(kind: str, mode: str) -> None:
+    image = Image.new("RGB", (4, 3), (250, 120, 10))
+    image.paste((3, 200, 90), (2, 0, 4, 3))
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    np.testing.assert_array_equal(np.asarray(read_image(encoded(image, kind))), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +178,17 @@ def test_modes_i_and_f_are_scaled(values: np.ndarray, expected: list[list[int]])
 
 def test_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    assert read_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).getpixel((0, 0)) == (255, 0, 0)
+    for kind, options in (("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        with Image.open(io.BytesIO(data)) as opened:
+            assert opened.n_frames == 2
+        assert read_image(data).getpixel((0, 0)) == (255, 0, 0), kind
+
+
+def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:
+    for name in ("a.JPG", "b.png", "c.Jpeg", "d"):
+        (tmp_path / name).write_bytes(encoded(gradient(), "PNG"))
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / name, "L")), np.asarray(gradient()))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])

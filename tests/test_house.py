@@ -20,10 +20,11 @@ ORDER = (
     {"data", "tasks", "vectors"},
     {"runtimes"},
     {"predict", "environment"},
+    {"console"},
     {"evaluate", "embed", "doctor"},
     {"report"},
     {"train"},
-    {"console"},
+    {"bench"},
     {"cli"},
     {"__main__"},
 )
@@ -91,6 +92,7 @@ def run(code):
     [
         ("import swinkit", ("torch", "numpy", "cyclopts", "yaml")),
         ("import swinkit; swinkit.list_models()", ("torch",)),
+        ("import swinkit; swinkit.bench.data", ("torch",)),
         ("import swinkit.cli", ("torch", "torchvision", "numpy", "PIL", "rich.progress")),
         ("from swinkit.cli import run; run(['--help']); run(['train', '--help']); run(['models'])", ("torch", "torchvision")),
         ("import swinkit; swinkit.create_model('swin_pico_patch2_window7_28')", ("torchvision", "torchmetrics", "matplotlib", "timm")),

@@ -33,8 +33,11 @@ _HOME = {
 """public name -> the module that defines it"""
 _VERBS = ("train", "evaluate", "predict", "embed", "report", "doctor")
 """Modules that are called like the function of their name."""
+_ROOMS = ("bench",)
+"""Modules that hold several functions."""
 
 if TYPE_CHECKING:
+    from swinkit import bench
     from swinkit.backbone import SwinBackbone
     from swinkit.build import create_model, from_pretrained, save_pretrained
     from swinkit.catalogue import models
@@ -60,6 +63,7 @@ __all__ = [
     "SwinConfig",
     "SwinTransformer",
     "__version__",
+    "bench",
     "create_model",
     "doctor",
     "embed",
@@ -77,7 +81,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
+    if name in (*_VERBS, *_ROOMS):
         return import_module(f"swinkit.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'swinkit' has no attribute {name!r}")

@@ -211,6 +211,37 @@ def doctor(*, as_json: Json = False) -> int:
     return 1 if findings["problems"] else 0
 
 
+bench = App(name="bench", help="Measure how fast parts of swinkit are here.")
+app.command(bench)
+
+
+@bench.command(name="data")
+def bench_data(
+    data: Annotated[str | None, Parameter(help="A built-in data set or a folder of images; by default the sample.")] = None,
+    *,
+    recipe: Annotated[str | None, Parameter(help="A recipe's name or a YAML file; by default the one that suits the data.")] = None,
+    model: Annotated[str | None, Parameter(help="A name from `swinkit models`; by default the recipe's.")] = None,
+    img_size: Annotated[int | None, Parameter(help="Image size in pixels; by default the model's.")] = None,
+    batch_size: Annotated[int | None, Parameter(help="Images per step; by default the recipe's.")] = None,
+    workers: Annotated[
+        list[int] | None, Parameter(consume_multiple=True, negative="", help="Numbers of loading processes to measure, such as 0 2 4.")
+    ] = None,
+    seconds: Annotated[float, Parameter(help="How long each measurement lasts.")] = 5.0,
+    as_json: Json = False,
+) -> int:
+    """Say whether training waits for the data or for the model, and what to do about it."""
+    from swinkit.bench import data as measure
+
+    def say(line: str) -> None:
+        print(f"measuring: {line}", file=sys.stderr)
+
+    speed = measure(
+        data, recipe=recipe, model=model, img_size=img_size, batch_size=batch_size, workers=workers, seconds=seconds, say=say
+    )  # fmt: skip
+    print(json.dumps(speed.to_dict()) if as_json else speed.table())
+    return 0
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     try:

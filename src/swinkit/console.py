@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from swinkit.embed import Written
     from swinkit.predict import Failure
     from swinkit.tasks.classify import Prediction
@@ -59,16 +61,20 @@ def _rows(result: Prediction | Failure) -> list[list[Any]]:
 
 
 class Bar:
-    """Progress on stderr: a bar on a terminal, a line every ten seconds elsewhere; entering gives a function of (done, total)."""
+    """Progress: a bar on a terminal, a line every ten seconds elsewhere; entering gives a function of (done, total).
 
-    def __init__(self, title: str, hidden: bool = False) -> None:
+    console: where; by default stderr.
+    """
+
+    def __init__(self, title: str, hidden: bool = False, console: Console | None = None) -> None:
         self.title, self.hidden, self.told = title, hidden, time.monotonic()
+        self.console = console
 
     def __enter__(self) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True)
+        self.console = console = self.console or Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         shown = console.is_terminal and not self.hidden
         # Left on, rich would send what is printed to its own console, away from a redirected stdout.
@@ -83,7 +89,8 @@ class Bar:
     def _tell(self, done: int, total: int) -> None:
         if time.monotonic() - self.told > 10:
             self.told = time.monotonic()
-            print(f"{self.title} {done:,}/{total:,}", file=sys.stderr)
+            assert self.console is not None
+            self.console.print(f"{self.title} {done:,}/{total:,}", markup=False, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """A line on stderr, above the bar."""

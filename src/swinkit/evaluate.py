@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swinkit._verbs import callable_module
+from swinkit.config import pair
 from swinkit.data import ImageSet, Preprocess, absolute_source, eval_transform, make_loader, open_data, open_split
+from swinkit.data.check import apply, look
 from swinkit.errors import DataError
 from swinkit.predict import Predictor
 from swinkit.tasks.classify import Scorer, Scores
+from swinkit.variants import get_config
 
 OnBatch = Callable[[int, int], None]
 """Called after each batch with (images done, images in all)."""
@@ -66,6 +69,8 @@ def which_images(source: Path, data: str | Path | None, split: str) -> tuple[str
     if not own or split not in ("auto", "train", "val", "test"):
         return f"{split if split != 'auto' else 'images'} of {data}", open_split(data, split)
     splits = open_data(data, seed=run["seed"], val_fraction=run["val_fraction"])
+    if run["skip_broken"]:
+        splits = apply(splits, look(splits, patch=pair(get_config(run["model"]).patch_size)), skip_broken=True)
     chosen = split if split != "auto" else "test" if splits.test is not None else "val"
     images = {"train": splits.train, "val": splits.val, "test": splits.test}[chosen]
     if images is None:
@@ -78,7 +83,9 @@ def _run_config(source: Path) -> dict[str, Any]:
     for folder in (source, *source.resolve().parents[:3]):
         if (folder / "config.yaml").is_file():
             content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-            return {"seed": 0, "val_fraction": None} | content if isinstance(content, dict) and "data" in content else {}
+            return (
+                {"seed": 0, "val_fraction": None, "skip_broken": False} | content if isinstance(content, dict) and "data" in content else {}
+            )
     return {}
 
 

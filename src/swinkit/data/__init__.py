@@ -2,7 +2,7 @@
 
 from swinkit.data.images import IMAGE_SUFFIXES, find_images, read_image
 from swinkit.data.loader import Loader, make_loader
-from swinkit.data.sets import ImageSet, broken_files
+from swinkit.data.sets import ImageSet
 from swinkit.data.sources import BUILT_IN, Splits, absolute_source, open_data, open_split
 from swinkit.data.transforms import Augment, Preprocess, batch_mixer, eval_transform, train_transform
 
@@ -16,7 +16,6 @@ __all__ = [
     "Splits",
     "absolute_source",
     "batch_mixer",
-    "broken_files",
     "eval_transform",
     "find_images",
     "make_loader",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,10 @@ from swinkit.errors import DataError
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 SPLIT_NAMES = frozenset(name for names in SPLIT_FOLDERS.values() for name in names)
 LAYOUT = "Expected train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg."
+
+PICTURE_FOLDERS = frozenset({"images", "image", "imgs", "img", "jpegimages", "photos"})
+ANSWER_FOLDERS = frozenset({"labels", "label", "annotations", "annotation", "masks", "mask", "segmentationclass", "segmentationobject"})
+ANSWER_SUFFIXES = frozenset({".txt", ".xml", ".json", ".csv"})
 
 
 def list_folder(root: Path) -> dict[str, FileImages]:
@@ -75,12 +79,29 @@ def _class_folders(root: Path) -> list[Path]:
 
 def _list_classes(root: Path, folders: Sequence[Path]) -> FileImages:
     images = {folder.name: list(images_below(folder)) for folder in folders}
+    _check_not_scenes(root, images)
     empty = [name for name, paths in images.items() if not paths]
     if empty:
         raise DataError(f"The class {empty[0]} in {root} has no images. Add some, or remove the folder {root / empty[0]}.")
     if len(images) < 2:
         raise DataError(f"{root} holds only one class ({folders[0].name}); a classifier needs at least two. {LAYOUT}")
     return _file_images(tuple(images), images)
+
+
+def _check_not_scenes(root: Path, images: Mapping[str, Sequence[Path]]) -> None:
+    """Raise DataError for images/ beside labels/, annotations/ or masks/: a data set for detection or segmentation."""
+    with_masks = len(images) == 2 and any(name.casefold() in PICTURE_FOLDERS for name in images)
+    named = [name for name in images if name.casefold() in ANSWER_FOLDERS]
+    answers = [name for name in named if (with_masks if images[name] else _holds_answers(root / name))]
+    if answers:
+        raise DataError(
+            f"{root} looks like a data set for detection or segmentation ({answers[0]}/ holds no classes of images, but annotations). "
+            f"swinkit trains classifiers, which need one folder of images per class. {LAYOUT}"
+        )
+
+
+def _holds_answers(folder: Path) -> bool:
+    return any(path.suffix.lower() in ANSWER_SUFFIXES for path in folder.rglob("*"))
 
 
 def _list_known_classes(root: Path, classes: tuple[str, ...], known_from: Path) -> FileImages:

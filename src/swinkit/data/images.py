@@ -41,9 +41,9 @@ def read_image(source: Source, mode: str = "RGB") -> Image.Image:
     if isinstance(source, np.ndarray):
         return _opaque(_from_array(source), mode)
     if isinstance(source, Image.Image):
-        return _decode(source, mode, "the given PIL image")
-    with _open(source) as image:
-        return _decode(image, mode, _describe(source))
+        return decode(source, mode, "the given PIL image")
+    with open_image(source) as image:
+        return decode(image, mode, _describe(source))
 
 
 def _describe(source: object) -> str:
@@ -54,7 +54,8 @@ def _describe(source: object) -> str:
     return str(getattr(source, "name", "the given file object"))
 
 
-def _open(source: str | Path | bytes | BinaryIO) -> Image.Image:
+def open_image(source: str | Path | bytes | BinaryIO, name: str = "") -> Image.Image:
+    """The header of an image; its pixels stay undecoded. name: what errors call it. Raises InputError."""
     if not isinstance(source, str | Path | bytes) and not hasattr(source, "read"):
         raise InputError(f"An image must be a path, bytes, a binary file, a PIL image or a numpy array, not {type(source).__name__}.")
     if isinstance(source, str | Path) and not Path(source).is_file():
@@ -62,10 +63,20 @@ def _open(source: str | Path | bytes | BinaryIO) -> Image.Image:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except Exception as error:  # Pillow's plugins raise nearly everything on a broken header
-        raise InputError(_sentence(_describe(source), error)) from error
+        raise InputError(_sentence(name or _describe(source), error)) from error
 
 
-def _decode(image: Image.Image, mode: str, name: str) -> Image.Image:
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) in pixels as displayed, from the header."""
+    try:
+        turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 lie on their side
+    except Exception:  # a damaged EXIF block says nothing against the pixels
+        turned = False
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def decode(image: Image.Image, mode: str, name: str) -> Image.Image:
+    """The pixels of an opened image as 8-bit `mode`, upright and opaque. Raises InputError, which calls it `name`."""
     try:
         image.load()
         return _opaque(_upright(image), mode)

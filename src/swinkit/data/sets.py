@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -16,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from swinkit.data.images import read_image
-from swinkit.errors import DataError, InputError
+from swinkit.errors import DataError
 
 Labels: TypeAlias = npt.NDArray[np.int64]
 EpochOrder: TypeAlias = Callable[[int], Labels]
@@ -145,6 +143,16 @@ class Subset:
         return self.parent.name(int(self.indices[index]))
 
 
+def is_files(images: ImageSet) -> bool:
+    """Whether each image is a file of its own, whose path is its name."""
+    return isinstance(images, FileImages) or (isinstance(images, Subset) and is_files(images.parent))
+
+
+def in_memory(images: ImageSet) -> bool:
+    """Whether the images are pixels already, so that none can be broken."""
+    return isinstance(images, ArrayImages) or (isinstance(images, Subset) and in_memory(images.parent))
+
+
 def stratified_split(images: ImageSet, fraction: float, seed: int) -> tuple[Subset, Subset]:
     """A set in two, (1 - fraction, fraction) of every class, chosen by the seed.
 
@@ -162,41 +170,3 @@ def stratified_split(images: ImageSet, fraction: float, seed: int) -> tuple[Subs
     if not held_out.any():
         raise DataError("No class has two images, so none can be held out for validation. Add images, or a val/ folder.")
     return Subset(images, np.flatnonzero(~held_out)), Subset(images, np.flatnonzero(held_out))
-
-
-def broken_files(
-    images: ImageSet,
-    mode: str = "RGB",
-    limit: int | None = None,
-    *,
-    workers: int = 8,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[tuple[str, str]]:
-    """Decode every image in threads and return (name, reason) of each one that cannot be.
-
-    limit: stop after that many broken ones. progress: called with (images done, images in all) after each image.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            results = pool.map(lambda index: _complaint(images, index, mode), range(len(images)))
-            return list(islice(_complaints(results, len(images), progress), limit))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _complaint(images: ImageSet, index: int, mode: str) -> tuple[str, str] | None:
-    try:
-        images.image(index, mode)
-    except InputError as error:
-        return images.name(index), str(error)
-    return None
-
-
-def _complaints(
-    results: Iterator[tuple[str, str] | None], total: int, progress: Callable[[int, int], None] | None
-) -> Iterator[tuple[str, str]]:
-    for done, complaint in enumerate(results, 1):
-        if progress:
-            progress(done, total)
-        if complaint:
-            yield complaint

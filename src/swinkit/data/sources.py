@@ -12,6 +12,7 @@ from PIL import Image
 
 from swinkit.data import fashion, hub, manifest, shards
 from swinkit.data.folders import list_folder, looks_like_path
+from swinkit.data.images import upright_size
 from swinkit.data.sets import ArrayImages, EncodedImages, ImageSet, NamedBytes, stratified_split
 from swinkit.errors import DataError, UnknownNameError
 
@@ -207,10 +208,9 @@ def _probe(images: EncodedImages, name: str) -> tuple[int, tuple[int, int]]:
 
 
 def _header(file: Path | NamedBytes) -> tuple[str, int, int] | None:
-    """(mode, height, width) as displayed; None for a broken file, which broken_files reports."""
+    """(mode, height, width) as displayed; None for a broken file, which `look` reports."""
     try:
         with Image.open(file) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 lie on their side
-            return (image.mode, image.width, image.height) if turned else (image.mode, image.height, image.width)
+            return (image.mode, *upright_size(image))
     except Exception:  # Pillow's plugins raise nearly everything on a broken header
         return None

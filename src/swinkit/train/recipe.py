@@ -35,6 +35,7 @@ class Recipe:
 
     data: str = _field(DEFAULT_DATA, DATA_HELP)
     val_fraction: float | None = _field(None, "Part of the training images held out for validation where the data has no val/ of its own.")
+    skip_broken: bool = _field(False, "Train without the images that cannot be read or are smaller than a patch, instead of stopping.")
     model: str = _field("swin_nano_patch2_window7_28", "A name from `swinkit models`.")
     img_size: int | None = _field(None, "Image size in pixels; by default the model's.")
     window_size: int | None = _field(None, "Window size in tokens; by default the model's.")

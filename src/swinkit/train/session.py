@@ -21,6 +21,7 @@ from swinkit.environment import record_environment
 from swinkit.errors import ConfigError, TrainingError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
+from swinkit.train.checks import adjustments, checked
 from swinkit.train.events import Log, MakeLogger, NoLog
 from swinkit.train.finish import finish
 from swinkit.train.loop import Trainer
@@ -65,11 +66,11 @@ def start_run(
             chosen = chosen.replace(data=absolute_source(chosen.data))
             run = Run(Path(world.share(output or _new_folder(chosen))))
             run.check_free()
-            trainer = _trainer(chosen, run, world)
+            trainer, found = _trainer(chosen, run, world, console)
         with world.together():
             if world.first:
                 run.create(_config_text(trainer.resolved(), command))
-        return _train(trainer, command, console, loggers)
+        return _train(trainer, command, console, loggers, found)
 
 
 def resume_run(
@@ -94,7 +95,7 @@ def resume_run(
             run = Run(Path(folder))
             if not run.config.is_file():
                 raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-            trainer = _trainer(same_steps(load_recipe(run.config), run, world), run, world)
+            trainer, _ = _trainer(same_steps(load_recipe(run.config), run, world), run, world, console)
             resume(trainer)
         return _train(trainer, command or f"swinkit train --resume {shlex.quote(str(folder))}", console, loggers)
 
@@ -113,10 +114,11 @@ def same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:
     return recipe.replace(batch_size=share)
 
 
-def _trainer(recipe: Recipe, run: Run, world: World) -> Trainer:
-    """Everything that can be wrong is found here, before anything is written."""
+def _trainer(recipe: Recipe, run: Run, world: World, console: Console | None) -> tuple[Trainer, list[str]]:
+    """The trainer, and what was found in its data. Everything that can be wrong is found here, before anything is written."""
     _share_threads(recipe, world)
-    return Trainer(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), run, world)
+    splits, found = checked(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), world, console)
+    return Trainer(recipe, splits, run, world), found
 
 
 def _share_threads(recipe: Recipe, world: World) -> None:
@@ -126,7 +128,7 @@ def _share_threads(recipe: Recipe, world: World) -> None:
         torch.set_num_threads(max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), 1))
 
 
-def _train(trainer: Trainer, command: str, console: Console | None, loggers: Sequence[MakeLogger]) -> Trained:
+def _train(trainer: Trainer, command: str, console: Console | None, loggers: Sequence[MakeLogger], found: Sequence[str] = ()) -> Trained:
     run, world, started = trainer.run, trainer.world, time.monotonic()
     console = (console or Console(stderr=True)) if world.first else Console(quiet=True)
     with (
@@ -134,7 +136,7 @@ def _train(trainer: Trainer, command: str, console: Console | None, loggers: Seq
         TrainingProgress(console, trainer.recipe.epochs, trainer.steps_per_epoch, trainer.step) as progress,
         _log(trainer, loggers) as log,
     ):
-        for line in _introduction(trainer):
+        for line in _introduction(trainer, found):
             progress.say(line)
         try:
             trainer.fit(progress, log)
@@ -156,7 +158,7 @@ def _log(trainer: Trainer, loggers: Sequence[MakeLogger]) -> Log | NoLog:
     return Log(trainer.run, asdict(trainer.resolved()), trainer.step, loggers) if trainer.world.first else NoLog()
 
 
-def _introduction(trainer: Trainer) -> list[str]:
+def _introduction(trainer: Trainer, found: Sequence[str]) -> list[str]:
     recipe, splits = trainer.recipe, trainer.splits
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     precision = str(trainer.amp or torch.float32).removeprefix("torch.")
@@ -164,12 +166,14 @@ def _introduction(trainer: Trainer) -> list[str]:
     test = f", {len(splits.test):,} to test" if splits.test is not None else ""
     lines = [
         f"data    {splits.name}, {len(splits.classes)} classes: {counts}{test}",
+        *found,
         f"model   {recipe.model}: {parameters / 1e6:.2f} M parameters, {trainer.config.in_chans} x "
         f"{trainer.preprocess.size[0]} x {trainer.preprocess.size[1]} pixels in",
         f"recipe  {recipe.epochs} epochs of {trainer.steps_per_epoch} steps, {_batch(trainer)}, "
         f"learning rate {recipe.lr:g}, seed {recipe.seed}",
         f"on      {describe(trainer.device)}, {precision}",
         f"run     {trainer.run.folder}",
+        *(f"note    {note}" for note in adjustments(trainer)),
     ]
     if trainer.step:
         lines.append(f"resumed at step {trainer.step} of {recipe.epochs * trainer.steps_per_epoch}")

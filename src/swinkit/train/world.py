@@ -61,27 +61,27 @@ class World:
         torch.distributed.broadcast_object_list(box)
         return box[0]
 
-    def raise_together(self, error: Exception | None) -> None:
+    def raise_together(self, error: BaseException | None) -> None:
         """Go on, or none does: the first process that has an error raises it, the others end in silence."""
-        speaker = self._speaker(error)
+        speaker = self._speaker(isinstance(error, Exception))
         if error is not None and speaker == self.rank:
             raise error
         if speaker is not None:
             raise OtherProcessStopped
 
-    def _speaker(self, error: Exception | None) -> int | None:
-        failed = torch.zeros(self.size, dtype=torch.int32)
-        failed[self.rank] = error is not None
-        failed = self.sum(failed)
-        return int(failed.argmax()) if failed.any() else None
+    def _speaker(self, failed: bool) -> int | None:
+        votes = torch.zeros(self.size, dtype=torch.int32)
+        votes[self.rank] = failed
+        votes = self.sum(votes)
+        return int(votes.argmax()) if votes.any() else None
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A piece of work after which all processes go on, or none does; an error that all have is said once."""
-        error: Exception | None = None
+        """A piece of work after which all processes go on, or none does; an error that all have is said once. May be nested."""
+        error: BaseException | None = None
         try:
             yield
-        except (SwinkitError, OSError) as problem:
+        except (SwinkitError, OSError, OtherProcessStopped) as problem:
             error = problem
         self.raise_together(error)
 

@@ -1,0 +1,54 @@
+"""What is found out before the first step: in the data, and where the recipe does not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from swinkit.config import pair
+from swinkit.console import Bar
+from swinkit.data import Splits
+from swinkit.data.check import Findings, apply, look, report
+from swinkit.runtimes.device import pick_device
+from swinkit.train.plan import plan_model, plan_preprocess
+from swinkit.train.recipe import Recipe
+from swinkit.train.world import World
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from swinkit.train.loop import Trainer
+
+
+def checked(recipe: Recipe, splits: Splits, world: World, console: Console | None) -> tuple[Splits, list[str]]:
+    """The splits that can be trained on, and lines that say what is in them. The first process looks for all.
+
+    Errors: DataError, ConfigError.
+    """
+    # A mistake in the recipe need not wait for the end of a long look.
+    pick_device(recipe.device)
+    config = plan_model(recipe, splits)
+    plan_preprocess(recipe, splits, config)
+    with world.together():
+        found = _look(splits, pair(config.patch_size), console) if world.first else None
+    findings = Findings.from_dict(world.share(found))
+    return apply(splits, findings, recipe.skip_broken), report(findings, splits)
+
+
+def _look(splits: Splits, patch: tuple[int, int], console: Console | None) -> dict[str, Any]:
+    with Bar("looking at the images", console=console) as update:
+        return look(splits, patch=patch, progress=update).to_dict()
+
+
+def adjustments(trainer: Trainer) -> Iterator[str]:
+    """Sentences on what is not as the recipe asks for, or hardly meant."""
+    recipe, images, grid = trainer.recipe, len(trainer.splits.train), trainer.config.grids[0]
+    if trainer.batch_size < recipe.batch_size:
+        yield f"batch_size {recipe.batch_size:,} is more than the {images:,} training images allow; {trainer.batch_size:,} is used instead"
+    if trainer.accumulate < recipe.grad_accum_steps:
+        yield (f"grad_accum_steps {recipe.grad_accum_steps:,} is more than the batches of an epoch; {trainer.accumulate:,} is used instead")
+    if min(grid) < min(window := trainer.config.asked_windows[0]):
+        yield (
+            f"an image has {grid[0]} x {grid[1]} patches, less than one window of {window[0]} x {window[1]}; "
+            "a larger --img-size or a smaller --window-size fits better"
+        )
