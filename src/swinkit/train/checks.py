@@ -47,6 +47,8 @@ def adjustments(trainer: Trainer) -> Iterator[str]:
         yield f"batch_size {recipe.batch_size:,} is more than the {images:,} training images allow; {trainer.batch_size:,} is used instead"
     if trainer.accumulate < recipe.grad_accum_steps:
         yield (f"grad_accum_steps {recipe.grad_accum_steps:,} is more than the batches of an epoch; {trainer.accumulate:,} is used instead")
+    if recipe.shard and trainer.world.size == 1:
+        yield "shard shares the weights out among processes, and there is only this one; --nproc or torchrun start more"
     if min(grid) < min(window := trainer.config.asked_windows[0]):
         yield (
             f"an image has {grid[0]} x {grid[1]} patches, less than one window of {window[0]} x {window[1]}; "

@@ -46,6 +46,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.splits, self.run, self.world = recipe, splits, run, world or World()
         self.device = pick_device(recipe.device, self.world.local_rank if self.world.size > 1 else None)
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)
         self.amp = pick_amp(recipe.amp, self.device, recipe.amp_dtype)
         self.config = plan_model(recipe, splits)
         self.preprocess: Preprocess = plan_preprocess(recipe, splits, self.config)
