@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from swinkit.data import Augment, Preprocess, batch_mixer, eval_transform, train_transform
@@ -47,6 +49,39 @@ def test_an_image_of_the_right_size_is_only_normalised() -> None:
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, by_hand(noise()), rtol=0, atol=1e-6)
     torch.testing.assert_close(train_transform(GREY, STILL)(noise()), by_hand(noise()), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("p", "mode"), [(GREY, "L"), (COLOUR, "RGB")])
+def test_every_value_is_normalised_as_torchvision_does_to_the_bit(p: Preprocess, mode: str) -> None:
+    values = np.resize(np.arange(256, dtype=np.uint8), (*p.size, 3))
+    image = Image.fromarray(values if mode == "RGB" else np.ascontiguousarray(values[..., 0]))
+    peer = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(p.mean, p.std)])
+    result = eval_transform(p)(image)
+    assert torch.equal(result, peer(image))
+    assert result.is_contiguous()
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("p", [GREY, COLOUR, Preprocess((64, 64), COLOUR.mean, COLOUR.std)])
+def test_training_equals_torchvision_for_the_same_draws(p: Preprocess, interpolation: str) -> None:
+    p = replace(p, interpolation=interpolation)
+    mode = v2.InterpolationMode(interpolation)
+    peer = v2.Compose(
+        [
+            v2.RandomResizedCrop(p.size, (0.08, 1.0), interpolation=mode, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(p.mean, p.std),
+        ]
+    )
+    transform = train_transform(p, Augment(scale=(0.08, 1.0)))
+    for seed, size in enumerate(((90, 120), (120, 90), (30, 200), (24, 32), (16, 16), (64, 64)) * 3):
+        image = noise(*size, p.mode)
+        torch.manual_seed(seed)
+        expected = peer(image)
+        torch.manual_seed(seed)
+        assert torch.equal(transform(image), expected), (seed, size)
 
 
 def test_mirroring() -> None:
