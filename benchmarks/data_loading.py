@@ -26,7 +26,7 @@ from torchvision.transforms import v2
 from swinkit.data import Augment, Preprocess, make_loader, open_data, train_transform
 from swinkit.runtimes.device import describe
 
-IMAGES, BATCH, SIZE = 384, 32, 224
+IMAGES, BATCH, SIZE = 256, 32, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
