@@ -22,8 +22,9 @@ from swinkit.data.check import Findings, apply, look, report
 from swinkit.data.looks import cache_folder
 from swinkit.data.sets import ImageSet, Subset
 from swinkit.errors import ConfigError, DataError, InputError
-from swinkit.train.checks import checked
+from swinkit.train.checks import look_for_all
 from swinkit.train.recipe import Recipe
+from swinkit.train.world import World
 
 PATCH = (4, 4)
 
@@ -387,11 +388,15 @@ def test_a_run_says_what_it_found_and_skips_what_it_is_told(data: Path, tmp_path
 def test_the_first_of_several_processes_looks_for_all(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(data / "train/red/003.png")
     recipe, sent = Recipe(data=str(data), skip_broken=True, **TINY), []
-    ours, said = checked(recipe, open_data(data), Console(quiet=True), share=lambda found: sent.append(json.dumps(found)) or found)
+    monkeypatch.setattr(World, "sum", lambda _, values: values)
+    monkeypatch.setattr(
+        World, "share", lambda world, value: sent.append(json.dumps(value)) or value if world.first else json.loads(sent[0])
+    )
+    ours = look_for_all(recipe, open_data(data), World(0, 2), Console(quiet=True))
     monkeypatch.setattr(looks, "look_at_all", lambda *_: pytest.fail("looked"))
-    theirs, also_said = checked(recipe, open_data(data), None, first=False, share=lambda _: json.loads(sent[0]))
-    assert said == also_said
-    assert [ours.train.name(index) for index in range(59)] == [theirs.train.name(index) for index in range(len(theirs.train))]
+    theirs = look_for_all(recipe, open_data(data), World(1, 2), None)
+    assert ours == theirs
+    assert len(apply(open_data(data), theirs, skip_broken=True).train) == 59
 
 
 def test_a_wrong_device_is_found_before_the_look(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

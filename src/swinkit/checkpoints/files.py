@@ -72,6 +72,12 @@ def point(link: Path, target: Path) -> None:
     except OSError:
         write_atomic(link, relative)
         return
+    if link.is_dir() and not link.is_symlink():
+        # Somebody copied the folder with what its links point at; this copy of the old target makes room.
+        aside = link.with_name(f".{link.name}.old.writing")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(link, aside)
+        shutil.rmtree(aside)
     os.replace(beside, link)
     flush(link.parent)
 

@@ -89,10 +89,17 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            if isinstance(batch, SwinkitError):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, SwinkitError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                "A process that loads images was killed, perhaps because memory ran out; use fewer --workers or smaller batches."
+            ) from error
 
 
 class _Batches(Sampler[list[Draw]]):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from swinkit.config import pair
 from swinkit.console import Bar
 from swinkit.data import Splits
-from swinkit.data.check import Findings, apply, look, report
+from swinkit.data.check import Findings, look
 from swinkit.runtimes.device import pick_device
 from swinkit.train.plan import plan_model, plan_preprocess
 from swinkit.train.recipe import Recipe
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from swinkit.train.loop import Trainer
 
 
-def checked(recipe: Recipe, splits: Splits, world: World, console: Console | None) -> tuple[Splits, list[str]]:
-    """The splits that can be trained on, and lines that say what is in them. The first process looks for all.
+def check_plan(recipe: Recipe, splits: Splits, world: World) -> None:
+    """A mistake in the recipe need not wait for the end of a long look. Errors: DataError, ConfigError."""
+    pick_device(recipe.device, world.local_rank if world.size > 1 else None)
+    plan_preprocess(recipe, splits, plan_model(recipe, splits))
 
-    Errors: DataError, ConfigError.
-    """
-    # A mistake in the recipe need not wait for the end of a long look.
-    pick_device(recipe.device)
-    config = plan_model(recipe, splits)
-    plan_preprocess(recipe, splits, config)
+
+def look_for_all(recipe: Recipe, splits: Splits, world: World, console: Console | None) -> Findings:
+    """What is in the images; of several processes the first looks and tells the others."""
+    found = None
     with world.together():
-        found = _look(splits, pair(config.patch_size), console) if world.first else None
-    findings = Findings.from_dict(world.share(found))
-    return apply(splits, findings, recipe.skip_broken), report(findings, splits)
+        if world.first:
+            found = _look(splits, pair(plan_model(recipe, splits).patch_size), console)
+    return Findings.from_dict(world.share(found))
 
 
 def _look(splits: Splits, patch: tuple[int, int], console: Console | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ MakeLogger: TypeAlias = Callable[[Path, Mapping[str, Any], int], Logger]
 def find_logger(name: str) -> MakeLogger:
     """The maker that "package.module:name" means. Errors: ConfigError if there is none."""
     module, colon, attribute = name.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # a file in the current folder, which Python itself finds only as `python -m swinkit`
     try:
         if not colon:
             raise ImportError("no colon in it")
@@ -72,7 +75,12 @@ class Log:
 
     def __init__(self, run: Run, config: Mapping[str, Any], resumed_at: int, makers: Iterable[MakeLogger] = ()) -> None:
         self.run = run
-        self.loggers: list[Logger] = [make(run.folder, config, resumed_at) for make in (TensorBoard, *makers)]
+        self.loggers: list[Logger] = []
+        for make in (TensorBoard, *makers):
+            try:
+                self.loggers.append(make(run.folder, config, resumed_at))
+            except Exception as error:  # see _each
+                print(f"swinkit: {getattr(make, '__name__', make)} cannot be made and gets no records ({error}).", file=sys.stderr)
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Write one record."""

@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,17 +33,25 @@ def launch(nproc: int, call: Mapping[str, Any], quiet: bool = False) -> Trained:
     """
     _check(nproc)
     outcome = multiprocessing.get_context("spawn").SimpleQueue()
-    with _environment(nproc):
-        arguments = (multiprocessing.get_start_method(), dict(call), quiet, outcome)
-        context = start_processes(_work, arguments, nprocs=nproc, join=False, start_method="spawn")
-    with _passing_signals_on(context.pids()):
+    put: list[Any] = []
+    pids: list[int | None] = []
+    with _passing_signals_on(pids):
+        with _environment(nproc):
+            arguments = (multiprocessing.get_start_method(), dict(call), quiet, outcome)
+            context = start_processes(_work, arguments, nprocs=nproc, join=False, start_method="spawn")
+        pids += context.pids()
         try:
-            while not context.join(timeout=1, grace_period=GRACE_SECONDS):
-                pass
+            while not context.join(timeout=0.5, grace_period=GRACE_SECONDS):
+                put += _drained(outcome)  # a large result would wait in a full pipe
         except (ProcessExitedException, ProcessRaisedException) as error:
-            raise _cause(outcome, error) from None
-    trained: Trained = outcome.get()
+            raise _cause([*put, *_drained(outcome)], error) from None
+    trained: Trained = [*put, *_drained(outcome)][0]
     return trained
+
+
+def _drained(outcome: Any) -> Iterator[Any]:
+    while not outcome.empty():
+        yield outcome.get()
 
 
 def _check(nproc: int) -> None:
@@ -79,6 +88,8 @@ def _work(rank: int, start_method: str, call: dict[str, Any], quiet: bool, outco
     from swinkit.train import train
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    if hasattr(os, "setsid"):
+        os.setsid()
     # A spawned process would spawn its data workers too, and each would import torch anew.
     multiprocessing.set_start_method(start_method, force=True)
     try:
@@ -94,15 +105,17 @@ def _work(rank: int, start_method: str, call: dict[str, Any], quiet: bool, outco
 
 
 @contextmanager
-def _passing_signals_on(pids: list[int | None]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C are for the processes that train; from a terminal Ctrl-C reaches them by itself."""
+def _passing_signals_on(pids: Sequence[int | None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM are for the processes that train; they are in sessions of their own and get them only from here."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def pass_on(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and sys.stdin is not None and sys.stdin.isatty():
-            return
         for pid in pids:
             if pid is not None:
-                os.kill(pid, number)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -112,11 +125,12 @@ def _passing_signals_on(pids: list[int | None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _cause(outcome: Any, error: Exception) -> BaseException:
+def _cause(put: Sequence[Any], error: Exception) -> BaseException:
     """The error that a process put down before it ended, else that it ended."""
-    if outcome.empty():
+    said = [what for what in put if isinstance(what, tuple)]
+    if not said:
         return TrainingError(f"A training process ended unexpectedly ({str(error).strip().splitlines()[-1]}).")
-    name, message = outcome.get()
+    name, message = said[0]
     if name == "KeyboardInterrupt":
         return KeyboardInterrupt(message)
     kind = getattr(errors, name)

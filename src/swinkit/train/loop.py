@@ -132,7 +132,7 @@ class Trainer:
                 progress.epoch(epoch + 1, loss, top1, best)
                 self.save(log)
                 if self.world.any(self.stop.is_set())[0] and epoch + 1 < self.recipe.epochs:
-                    raise Interrupted(self.run.folder)
+                    raise self._interrupted()
 
     def _epoch(self, epoch: int, progress: TrainingProgress, log: Log | NoLog) -> None:
         self.model.train()
@@ -169,7 +169,10 @@ class Trainer:
         if (stop or keep) and may_save:
             self.save(log)
         if stop and may_save:
-            raise Interrupted(self.run.folder)
+            raise self._interrupted()
+
+    def _interrupted(self) -> BaseException:
+        return Interrupted(self.run.folder) if self.world.first else SystemExit(130)
 
     def save(self, log: Log | NoLog) -> None:
         """Write a checkpoint; what the loggers still hold goes first, since a resumed run does not log it again."""

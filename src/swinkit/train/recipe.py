@@ -95,6 +95,7 @@ class Recipe:
         require(self.weight_init in ("original", "wide", "local"), "weight_init", self.weight_init, "original, wide or local")
         require(self.opt in ("adamw", "muon"), "opt", self.opt, "adamw or muon")
         require(self.muon_lr > 0, "muon_lr", self.muon_lr, "above 0")
+        require(not (self.amp_dtype == "float16" and self.opt == "muon"), "amp_dtype", "float16", "bfloat16 with opt muon")
         require(not (self.shard and self.opt == "muon"), "shard", True, "false with opt muon, which needs whole matrices")
         self.randaugment()
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,23 @@ class Run:
             (beside / "checkpoints").mkdir()
             (beside / self.config.name).write_text(config, encoding="utf-8")
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the system lets go when this one ends, however it ends.
+
+        Errors: DataError if another one does.
+        """
+        with (self.folder / ".lock").open("a") as file:
+            try:
+                import fcntl  # not on Windows
+
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:
+                pass
+            except OSError:
+                raise DataError(f"{self.folder} is being trained by another process; wait for its end, or stop it first.") from None
+            yield
+
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; it is on its way to the disk when this returns. What is not finite becomes null."""
         plain = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
@@ -75,7 +92,8 @@ class Run:
             if (found := re.fullmatch(r"step-(\d+)", folder.name)) and int(found[1]) > step:
                 shutil.rmtree(folder)
         for unfinished in self.folder.glob(".*.writing"):
-            unfinished.unlink()
+            shutil.rmtree(unfinished) if unfinished.is_dir() and not unfinished.is_symlink() else unfinished.unlink()
+        self._remove_old()
 
     def save(
         self,
@@ -101,7 +119,9 @@ class Run:
                     beside = stack.enter_context(atomic_folder(folder))
                     _write(beside, model, facts, {} if sharded else tensors)
             if sharded:
-                state.write_parts(world.share(beside) / STATE, tensors)
+                place = world.share(beside) / STATE
+                with world.together():
+                    state.write_parts(place, tensors)
             with world.together():
                 stack.close()
         with world.together():

@@ -7,7 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from rich.console import Console
 
 import swinkit
 from swinkit.data import absolute_source, open_data
-from swinkit.environment import record_environment
+from swinkit.data.check import apply, report
+from swinkit.environment import read_environment, record_environment
 from swinkit.errors import ConfigError, TrainingError
 from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
-from swinkit.train.checks import adjustments, checked
+from swinkit.train.checks import adjustments, check_plan, look_for_all
 from swinkit.train.events import Log, MakeLogger, NoLog
 from swinkit.train.finish import finish
 from swinkit.train.loop import Trainer
@@ -59,18 +60,23 @@ def start_run(
     """Train from the beginning."""
     with open_world() as world:
         with world.together():
-            if recipe is None:
-                recipe = recipe_for(str(data or DEFAULT_DATA))
-            changes = dict(options) | ({"data": str(data)} if data is not None else {})
-            chosen = load_recipe(recipe, **changes)
-            chosen = chosen.replace(data=absolute_source(chosen.data))
-            run = Run(Path(world.share(output or _new_folder(chosen))))
+            chosen = _recipe(data, recipe, options)
+        run = Run(Path(world.share(output or _new_folder(chosen))))
+        with world.together():
             run.check_free()
-            trainer, found = _trainer(chosen, run, world, console)
+        trainer, found = _trainer(chosen, run, world, console)
         with world.together():
             if world.first:
                 run.create(_config_text(trainer.resolved(), command))
         return _train(trainer, command, console, loggers, found)
+
+
+def _recipe(data: str | Path | None, recipe: str | Path | None, options: Mapping[str, Any]) -> Recipe:
+    if recipe is None:
+        recipe = recipe_for(str(data or DEFAULT_DATA))
+    changes = dict(options) | ({"data": str(data)} if data is not None else {})
+    chosen = load_recipe(recipe, **changes)
+    return chosen.replace(data=absolute_source(chosen.data))
 
 
 def resume_run(
@@ -85,6 +91,7 @@ def resume_run(
     loggers: Sequence[MakeLogger] = (),
 ) -> Trained:
     """Go on with a run from its last checkpoint. Errors: ConfigError if anything but the run is given."""
+    run = Run(Path(folder))
     with open_world() as world:
         with world.together():
             given = [
@@ -92,33 +99,40 @@ def resume_run(
             ]
             if given:
                 raise ConfigError(f"resume goes on with a run as it was configured; leave out {', '.join(given)}, or start a new run.")
-            run = Run(Path(folder))
             if not run.config.is_file():
                 raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-            trainer, _ = _trainer(same_steps(load_recipe(run.config), run, world), run, world, console)
-            resume(trainer)
-        return _train(trainer, command or f"swinkit train --resume {shlex.quote(str(folder))}", console, loggers)
+            chosen = same_steps(load_recipe(run.config), run, world)
+        trainer, _ = _trainer(chosen, run, world, console)
+        return _train(trainer, command or f"swinkit train --resume {shlex.quote(str(folder))}", console, loggers, again=True)
 
 
 def same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:
     """The recipe with the batch that makes the run's steps in this number of processes."""
     facts = run.facts()
     if facts is None:
-        return recipe
-    share, rest = divmod(facts["images_per_step"], recipe.grad_accum_steps * world.size)
+        sessions = read_environment(run.folder)
+        processes = sessions[0].get("processes", 1) if sessions else 1
+        facts = {"images_per_step": recipe.batch_size * recipe.grad_accum_steps * processes, "grad_accum_steps": recipe.grad_accum_steps}
+    share, rest = divmod(facts["images_per_step"], facts["grad_accum_steps"] * world.size)
     if rest:
         raise ConfigError(
             f"The run takes {facts['images_per_step']} images in a step, which {world.size} processes cannot share evenly; "
             "go on with another number of processes."
         )
-    return recipe.replace(batch_size=share)
+    return recipe.replace(batch_size=share, grad_accum_steps=facts["grad_accum_steps"])
 
 
 def _trainer(recipe: Recipe, run: Run, world: World, console: Console | None) -> tuple[Trainer, list[str]]:
     """The trainer, and what was found in its data. Everything that can be wrong is found here, before anything is written."""
-    _share_threads(recipe, world)
-    splits, found = checked(recipe, open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction), world, console)
-    return Trainer(recipe, splits, run, world), found
+    with world.together():
+        _share_threads(recipe, world)
+        splits = open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction)
+        check_plan(recipe, splits, world)
+    findings = look_for_all(recipe, splits, world, console)
+    with world.together():
+        usable = apply(splits, findings, recipe.skip_broken)
+        trainer = Trainer(recipe, usable, run, world)
+    return trainer, report(findings, splits)
 
 
 def _share_threads(recipe: Recipe, world: World) -> None:
@@ -128,30 +142,50 @@ def _share_threads(recipe: Recipe, world: World) -> None:
         torch.set_num_threads(max((os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", world.size)), 1))
 
 
-def _train(trainer: Trainer, command: str, console: Console | None, loggers: Sequence[MakeLogger], found: Sequence[str] = ()) -> Trained:
+def _train(
+    trainer: Trainer,
+    command: str,
+    console: Console | None,
+    loggers: Sequence[MakeLogger],
+    found: Sequence[str] = (),
+    again: bool = False,
+) -> Trained:
     run, world, started = trainer.run, trainer.world, time.monotonic()
     console = (console or Console(stderr=True)) if world.first else Console(quiet=True)
-    with (
-        record_environment(run.folder, command, trainer.step) if world.first else nullcontext(),
-        TrainingProgress(console, trainer.recipe.epochs, trainer.steps_per_epoch, trainer.step) as progress,
-        _log(trainer, loggers) as log,
-    ):
-        for line in _introduction(trainer, found):
-            progress.say(line)
-        try:
-            trainer.fit(progress, log)
-        except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise TrainingError(
-                f"Writing failed at step {trainer.step} ({error.strerror or error}{where}). {run.last_good()} "
-                f"Make room, then go on with: swinkit train --resume {shlex.quote(str(run.folder))}"
-            ) from error
-    trained = None
-    with world.together():
-        if world.first:
-            trained = Trained(run.folder, *finish(trainer, command, time.monotonic() - started, console), run.report)
-    result: Trained = world.share(trained)
-    return result
+    with ExitStack() as stack:
+        with world.together():
+            if world.first:
+                stack.enter_context(run.locked())
+        if again:
+            resume(trainer)
+        with ExitStack() as fitting:
+            with world.together():
+                if world.first:
+                    fitting.enter_context(record_environment(run.folder, command, trainer.step))
+                progress = fitting.enter_context(TrainingProgress(console, trainer.recipe.epochs, trainer.steps_per_epoch, trainer.step))
+                log = _log(trainer, loggers)
+                fitting.push(log)
+            for line in _introduction(trainer, found):
+                progress.say(line)
+            _fit(trainer, progress, log)
+        trained = None
+        with world.together():
+            if world.first:
+                trained = Trained(run.folder, *finish(trainer, command, time.monotonic() - started, console), run.report)
+        result: Trained = world.share(trained)
+        return result
+
+
+def _fit(trainer: Trainer, progress: TrainingProgress, log: Log | NoLog) -> None:
+    run = trainer.run
+    try:
+        trainer.fit(progress, log)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise TrainingError(
+            f"Reading or writing failed at step {trainer.step} ({error.strerror or error}{where}). {run.last_good()} "
+            f"When that is mended, go on with: swinkit train --resume {shlex.quote(str(run.folder))}"
+        ) from error
 
 
 def _log(trainer: Trainer, loggers: Sequence[MakeLogger]) -> Log | NoLog:
@@ -200,5 +234,5 @@ def _new_folder(recipe: Recipe) -> Path:
 
 
 def _config_text(recipe: Recipe, command: str) -> str:
-    made_by = f"# {command}\n" if command else ""
+    made_by = f"# {' '.join(command.splitlines())}\n" if command else ""
     return f"{made_by}# swinkit {swinkit.__version__}, torch {torch.__version__}\n{recipe.to_yaml()}"

@@ -55,6 +55,7 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
         "window": trainer.window.state(trainer.world),
         "data": _data_print(trainer),
         "images_per_step": trainer.images_per_step,
+        "grad_accum_steps": trainer.accumulate,
         "optimizers": [state.optimizer_facts(optimizer) for optimizer in trainer.optimizers],
         "schedules": [schedule.state_dict() for schedule in trainer.schedules],
         "scaler": trainer.scaler.state_dict(),
@@ -74,17 +75,20 @@ def resume(trainer: Trainer) -> None:
 
     Errors: DataError if the data is not what it was, CheckpointError if the checkpoint cannot be read.
     """
-    facts = trainer.run.facts()
+    with trainer.world.together():
+        facts = trainer.run.facts()
+        if facts is not None:
+            _check_data(trainer, facts["data"])
     if facts is not None:
         _restore(trainer, facts)
-    if trainer.world.first:
-        trainer.run.cut_back(trainer.step)
-        trainer.run.point_best(trainer.best.step)
+    with trainer.world.together():
+        if trainer.world.first:
+            trainer.run.cut_back(trainer.step)
+            trainer.run.point_best(trainer.best.step)
 
 
 def _restore(trainer: Trainer, facts: dict[str, Any]) -> None:
-    _check_data(trainer, facts["data"])
-    tensors = state.tensors_of(trainer.model, trainer.optimizers, trainer.average)
+    tensors = state.tensors_of(trainer.model, trainer.optimizers, trainer.average, make=True)
     state.read_tensors(trainer.run.checkpoint("last") / STATE, tensors, trainer.world.size)
     for optimizer, remembered in zip(trainer.optimizers, facts["optimizers"], strict=True):
         state.restore_optimizer(optimizer, remembered)

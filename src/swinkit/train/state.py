@@ -22,15 +22,22 @@ MEMORIES: dict[type[Optimizer], tuple[str, ...]] = {AdamW: ("exp_avg", "exp_avg_
 """What each optimiser remembers of every parameter."""
 
 
-def tensors_of(model: nn.Module, optimizers: Sequence[Optimizer], average: Average | None) -> dict[str, Tensor]:
-    """Raw weights, the optimisers' memories (zeros before the first step), averaged weights: by name, the tensors themselves."""
+def tensors_of(model: nn.Module, optimizers: Sequence[Optimizer], average: Average | None, make: bool = False) -> dict[str, Tensor]:
+    """Raw weights, the optimisers' memories (zeros before the first step), averaged weights: by name, the tensors themselves.
+
+    make: let the optimisers have memories before their first step, to be filled.
+    """
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = {f"model.{name}": parameter.detach() for parameter, name in names.items()}
     for optimizer in optimizers:
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             for memory in MEMORIES[type(optimizer)]:
-                zeros = torch.zeros_like(parameter.detach())
-                found[f"{memory}.{names[parameter]}"] = optimizer.state[parameter].setdefault(memory, zeros)
+                remembered = optimizer.state[parameter].get(memory)
+                if remembered is None:
+                    remembered = torch.zeros_like(parameter.detach())
+                if make:
+                    optimizer.state[parameter][memory] = remembered
+                found[f"{memory}.{names[parameter]}"] = remembered
     if average:
         found |= {f"average.{name}": parameter.detach() for name, parameter in average.module.named_parameters()}
     return found
@@ -46,9 +53,9 @@ def restore_optimizer(optimizer: Optimizer, facts: Mapping[str, Any]) -> None:
     """The inverse of `optimizer_facts`; the memories are restored with the tensors."""
     for group, lr in zip(optimizer.param_groups, facts["lr"], strict=True):
         group["lr"] = lr
-        for parameter in group["params"] if facts["steps"] is not None else ():
+        for parameter in group["params"] if isinstance(optimizer, AdamW) else ():
             device = parameter.device if group["fused"] else "cpu"
-            optimizer.state[parameter]["step"] = torch.tensor(facts["steps"], dtype=torch.float32, device=device)
+            optimizer.state[parameter]["step"] = torch.tensor(facts["steps"] or 0.0, dtype=torch.float32, device=device)
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +22,23 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_interrupt(stop: threading.Event, talk: bool = True) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks for a stop after this step, the second stops at once."""
+    """The first Ctrl-C (or SIGTERM) asks for a stop after this step; a second Ctrl-C, a second later or more, stops at once.
+
+    Schedulers and launchers send SIGTERM more than once, to a process and to its group.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    asked_at = 0.0
+
     def ask(number: int, frame: Any) -> None:
+        nonlocal asked_at
         if stop.is_set():
-            raise KeyboardInterrupt
+            if number == signal.SIGINT and time.monotonic() - asked_at > 1:
+                raise KeyboardInterrupt
+            return
+        asked_at = time.monotonic()
         stop.set()
         if talk:
             print("\nswinkit: stopping after this step; once more stops at once and saves nothing.", file=sys.stderr)

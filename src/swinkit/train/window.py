@@ -28,6 +28,8 @@ class Window:
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
         """One forward pass: its mean loss and how many of its images were right."""
+        if loss.device.type == "mps":  # it has no float64
+            loss, correct = loss.cpu(), correct.cpu()
         self.loss = self.loss.to(loss.device) + loss
         self.correct = self.correct.to(correct.device) + correct
         self.images, self.batches = self.images + images, self.batches + 1

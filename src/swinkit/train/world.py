@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swinkit.errors import ConfigError, SwinkitError
+from swinkit.errors import ConfigError
 
-PATIENCE = timedelta(hours=1)
+PATIENCE = timedelta(hours=6)
 """How long the others wait for a process, for instance for the first, which looks through the data before training."""
+
+SILENCE_SECONDS = 2
 
 
 class OtherProcessStopped(SystemExit):
@@ -61,9 +64,9 @@ class World:
         torch.distributed.broadcast_object_list(box)
         return box[0]
 
-    def raise_together(self, error: BaseException | None) -> None:
+    def raise_together(self, error: Exception | None) -> None:
         """Go on, or none does: the first process that has an error raises it, the others end in silence."""
-        speaker = self._speaker(isinstance(error, Exception))
+        speaker = self._speaker(error is not None)
         if error is not None and speaker == self.rank:
             raise error
         if speaker is not None:
@@ -77,11 +80,14 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A piece of work after which all processes go on, or none does; an error that all have is said once. May be nested."""
-        error: BaseException | None = None
+        """A piece of work after which all processes go on, or none does; an error that all have is said once.
+
+        Nothing inside may wait for other processes, since one that failed would not come.
+        """
+        error: Exception | None = None
         try:
             yield
-        except (SwinkitError, OSError, OtherProcessStopped) as problem:
+        except Exception as problem:  # whatever it is, the others must not wait for this process
             error = problem
         self.raise_together(error)
 
@@ -107,6 +113,14 @@ def open_world() -> Iterator[World]:
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield _joined()
+    except SystemExit:
+        # Whoever started the processes ends all of them after the first; the one that has something to say needs a moment.
+        time.sleep(SILENCE_SECONDS)
+        raise
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            raise OtherProcessStopped from None  # the connection broke because another process ended, which says why
+        raise
     finally:
         torch.distributed.destroy_process_group()
 
