@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,3 +133,16 @@ def test_unreadable_folders_say_so(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"broken")
     with pytest.raises(DataError, match="None of the 3 images"):
         open_data(tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_not_empty(pictures, tmp_path, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("red"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"red cannot be read \(Permission denied\); check its permissions"):
+        open_data(pictures)

@@ -1,6 +1,7 @@
 """What is plugged in beside metrics.jsonl gets every record once, also over an interruption, and cannot end a run."""
 
 import json
+import sys
 
 import pytest
 from rich.console import Console
@@ -71,6 +72,24 @@ def test_a_logger_gets_every_record_also_over_an_interruption(pictures, tmp_path
 def test_a_logger_that_fails_is_left_out_and_said_once(pictures, tmp_path, capfd):
     swinkit.train(pictures, output=tmp_path / "run", console=QUIET, loggers=[Breaker, Keeper], **(TINY | {"epochs": 1}))
     assert capfd.readouterr().err.count("Breaker failed and gets no more records (no route to the tracker)") == 1
+    assert len(logged()) == 8
+
+
+def unmade(*arguments):
+    raise ConnectionError("no key")
+
+
+def test_a_logger_that_cannot_be_made_is_left_out(pictures, tmp_path, capfd):
+    swinkit.train(pictures, output=tmp_path / "run", console=QUIET, loggers=[unmade, Keeper], **(TINY | {"epochs": 1}))
+    assert "unmade cannot be made and gets no records (no key)" in capfd.readouterr().err
+    assert len(logged()) == 8
+
+
+def test_a_logger_in_the_current_folder_is_found(pictures, tmp_path, monkeypatch):
+    (tmp_path / "my_trackers.py").write_text("from test_loggers import Keeper\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    swinkit.train(pictures, output=tmp_path / "run", console=QUIET, loggers=["my_trackers:Keeper"], **(TINY | {"epochs": 1}))
     assert len(logged()) == 8
 
 

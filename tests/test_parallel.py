@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 import swinkit
@@ -121,6 +122,21 @@ def test_an_error_is_raised_as_it_is_and_once(pictures, tmp_path):
         swinkit.train(broken, output=tmp_path / "run", nproc=2, console=Console(quiet=True), **TINY)
     with pytest.raises(TrainingError, match=r"diverges|not finite|loss is"):
         swinkit.train(pictures, output=tmp_path / "run2", nproc=2, console=Console(quiet=True), **(TINY | {"lr": 1e20, "clip_grad": 0.0}))
+
+
+def many_classes(folder, count):
+    for number in range(count):
+        for split in ("train", "val"):
+            (folder / split / f"class-{number:03}").mkdir(parents=True)
+            Image.new("RGB", (16, 16), (2 * number, 90, 200 - number)).save(folder / split / f"class-{number:03}" / f"{split}.png")
+
+
+def test_a_large_result_comes_back(tmp_path):
+    """120 classes: their confusion matrix does not fit into a pipe at once."""
+    many_classes(tmp_path / "data", 120)
+    options = TINY | {"epochs": 1, "batch_size": 30}
+    result = swinkit.train(tmp_path / "data", output=tmp_path / "run", nproc=2, console=Console(quiet=True), **options)
+    assert result.scores.confusion.shape == (120, 120)
 
 
 @pytest.mark.parametrize(("nproc", "says"), [(0, "at least 1"), (-1, "at least 1")])

@@ -29,3 +29,18 @@ def test_long_epochs_say_something_every_minute_and_short_ones_do_not(monkeypatc
 
 def test_clock():
     assert [clock(seconds) for seconds in (4, 74, 3661)] == ["4 s", "1 min 14 s", "1 h 1 min"]
+
+
+class Gone(io.StringIO):
+    """A pipe that nobody reads any more."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_training_goes_on_when_nobody_reads_its_lines():
+    with TrainingProgress(Console(file=Gone()), epochs=1, steps_per_epoch=2, done=0) as bar:
+        bar.step(1)
+        bar.say("one")
+        bar.say("two")
+        bar.epoch(1, 1.0, 0.5, best=False)

@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.console import Console
 
 import swinkit
 from conftest import TINY
-from swinkit.errors import ConfigError, TrainingError
+from swinkit.errors import ConfigError, DataError, TrainingError
 from swinkit.train import snapshot
 from swinkit.train.loop import Trainer
 from swinkit.train.stopping import Interrupted
@@ -104,6 +106,56 @@ def test_muon_resumes_bit_for_bit(pictures, tmp_path, monkeypatch):
         swinkit.train(pictures, output=tmp_path / "no", console=QUIET, shard=True, opt="muon")
 
 
+def test_clamped_accumulation_resumes_with_the_same_steps(pictures, tmp_path, monkeypatch):
+    """60 images make 3 batches of 20 where 8 are asked for."""
+    options = TINY | {"batch_size": 20, "grad_accum_steps": 8, "epochs": 6}
+    whole = swinkit.train(pictures, output=tmp_path / "whole", console=QUIET, **options).run
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, lambda trainer: trainer.stop.set())
+        with pytest.raises(Interrupted):
+            swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **options)
+    swinkit.train(resume=tmp_path / "run", console=QUIET)
+    assert [(r["step"], r["loss"]) for r in records(tmp_path / "run")] == [(r["step"], r["loss"]) for r in records(whole)]
+
+
+def test_a_copy_without_links_goes_on(pictures, tmp_path, monkeypatch):
+    """`cp -rL` and object stores put folders where links were."""
+    with monkeypatch.context() as patch:
+        at_step(patch, 10, lambda trainer: trainer.stop.set())
+        with pytest.raises(Interrupted):
+            swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **TINY)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=False)
+    for run in ("run", "copy"):
+        swinkit.train(resume=tmp_path / run, console=QUIET)
+    assert (tmp_path / "copy" / "last").is_symlink()
+    assert [(r["step"], r["loss"]) for r in records(tmp_path / "copy")] == [(r["step"], r["loss"]) for r in records(tmp_path / "run")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="record locks")
+def test_a_run_is_trained_by_one_process_at_a_time(trained):
+    code = f"import fcntl\nfcntl.lockf(open({str(trained.run / '.lock')!r}, 'a'), fcntl.LOCK_EX)\nprint('locked', flush=True)\ninput()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(DataError, match="trained by another process"):
+        swinkit.train(resume=trained.run, console=QUIET)
+    other.communicate("go\n")
+    assert swinkit.train(resume=trained.run, console=QUIET).scores.count == trained.scores.count
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_sigterm_twice_still_saves(pictures, tmp_path, monkeypatch):
+    """A scheduler's, to the process and to its group."""
+
+    def twice(trainer):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    at_step(monkeypatch, 3, twice)
+    with pytest.raises(Interrupted):
+        swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **TINY)
+    assert (tmp_path / "run" / "last").resolve().name == "step-3"
+
+
 FULL = """
 import resource, signal, sys, swinkit
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -123,7 +175,7 @@ def check_interrupted_by_the_disk(code, arguments, run):
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    assert "Make room, then go on with: swinkit train --resume" in done.stderr
+    assert "go on with: swinkit train --resume" in done.stderr
     last = (run / "last").resolve()
     assert last.name in done.stderr
     assert swinkit.from_pretrained(last).num_classes == 3

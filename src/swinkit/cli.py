@@ -130,7 +130,10 @@ def predict(
 @app.command
 def embed(
     source: Source,
-    data: Annotated[list[str], Parameter(help="A built-in data set, a folder with class folders or without, images, or glob patterns.")],
+    data: Annotated[
+        list[str],
+        Parameter(help="A built-in data set, a folder with class folders or without, a table, tar shards, hf:NAME, images, or patterns."),
+    ],
     /,
     *,
     out: Annotated[str, Parameter(help="The file to write: NAME.parquet, or NAME.npy with NAME.names.json beside it.")],
@@ -260,8 +263,16 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             return _reader_gone()
-        print(f"swinkit: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        print(f"swinkit: {_about_the_disk(error)}", file=sys.stderr)
         return 1
+
+
+def _about_the_disk(error: OSError) -> str:
+    name = str(error.filename or "")
+    if name.endswith(".writing"):
+        # Files are written under another name first, which says nothing to anybody.
+        return f"{os.path.dirname(name)} cannot be written into ({error.strerror}); choose another place, or change its permissions."
+    return f"{error.strerror or error}{f': {name}' if name else ''}"
 
 
 def _reader_gone() -> int:

@@ -98,7 +98,7 @@ def _refuse_broken(splits: Splits, findings: Findings, broken: Sequence[Broken])
     if len(broken) > LISTED:
         lines.append(f"... and {len(broken) - LISTED:,} more.")
     raise DataError(
-        f"{len(broken):,} of {total:,} images in {splits.name} cannot be used. Repair or remove them, or leave them out with --skip-broken "
+        f"{len(broken):,} of {total:,} images in {splits.name} cannot be used. Repair or remove them, or start without them: --skip-broken "
         "(skip_broken=True):\n  " + "\n  ".join(lines)
     )
 

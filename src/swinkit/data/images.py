@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,8 @@ def decode(image: Image.Image, mode: str, name: str) -> Image.Image:
 
 
 def _sentence(name: str, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{name} cannot be read ({error.strerror}); check its permissions."
     if isinstance(error, UnidentifiedImageError):
         return f"{name} is not an image in a format that this Pillow reads; convert it to PNG or JPEG, or remove it."
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
@@ -179,7 +181,11 @@ def is_image_file(path: Path) -> bool:
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """Image files in a folder and its sub-folders, hidden ones left out, in sorted order."""
-    for root, folders, files in os.walk(folder, followlinks=True):
+    """Image files in a folder and its sub-folders, hidden ones left out, in sorted order. Raises DataError for one it may not read."""
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (path for name in sorted(files) if is_image_file(path := Path(root, name)))
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename} cannot be read ({error.strerror}); check its permissions.") from error

@@ -225,7 +225,7 @@ class Trainer:
         """The error that ends a run which went wrong, with where and what to do."""
         return TrainingError(
             f"{what} at step {self.step} (learning rate {self.schedules[0].get_last_lr()[0]:.2g}). {self.run.last_good()} "
-            "Start anew with a lower --lr, a longer --warmup-epochs, or --no-amp."
+            f"Start anew with a lower --lr{', a longer --warmup-epochs, or --no-amp' if self.amp else ' or a longer --warmup-epochs'}."
         )
 
     def _report(self, progress: TrainingProgress, log: Log | NoLog) -> None:

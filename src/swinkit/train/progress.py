@@ -73,4 +73,7 @@ class TrainingProgress:
     def say(self, line: str) -> None:
         """A line above the bar."""
         self.said = time.monotonic()
-        self.console.print(Text(line), soft_wrap=True)
+        try:
+            self.console.print(Text(line), soft_wrap=True)
+        except OSError:  # whoever read the lines has gone, as after `| head`; training goes on
+            self.console.quiet = True

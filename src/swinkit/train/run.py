@@ -37,6 +37,8 @@ class Run:
     def check_free(self) -> None:
         """Errors: DataError if the folder holds something already."""
         folder = self.folder
+        if folder.is_file():
+            raise DataError(f"{folder} is a file; give the run folder another name with --output.")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             go_on = f", or go on with it: --resume {shlex.quote(str(folder))}" if self.config.is_file() else ", or remove it"
             raise DataError(f"{folder} exists and is not empty; give another --output{go_on}.")

@@ -99,6 +99,8 @@ def resume_run(
             ]
             if given:
                 raise ConfigError(f"resume goes on with a run as it was configured; leave out {', '.join(given)}, or start a new run.")
+            if not run.folder.exists():
+                raise ConfigError(f"There is no {folder}; expected a run folder that `swinkit train` wrote.")
             if not run.config.is_file():
                 raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
             chosen = same_steps(load_recipe(run.config), run, world)
@@ -209,8 +211,11 @@ def _introduction(trainer: Trainer, found: Sequence[str]) -> list[str]:
         f"run     {trainer.run.folder}",
         *(f"note    {note}" for note in adjustments(trainer)),
     ]
-    if trainer.step:
-        lines.append(f"resumed at step {trainer.step} of {recipe.epochs * trainer.steps_per_epoch}")
+    total = recipe.epochs * trainer.steps_per_epoch
+    if trainer.step == total:
+        lines.append("done    the run was trained to its end already; it is scored again. For more epochs start a new run")
+    elif trainer.step:
+        lines.append(f"resumed at step {trainer.step} of {total}")
     return lines
 
 

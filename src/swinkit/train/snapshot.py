@@ -105,8 +105,9 @@ def _check_data(trainer: Trainer, data: list[Any]) -> None:
     splits = trainer.splits
     if data != _data_print(trainer):
         classes, images, *_ = data
+        named = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
         raise DataError(
-            f"The run was trained on {images:,} images of {len(classes)} classes ({', '.join(classes[:3])}, ...); {splits.name} "
-            f"now holds {len(splits.train):,} of {len(splits.classes)}, or in another order. "
-            "A run goes on only with the same data; start a new one."
+            f"The run was trained on {images:,} images of {len(classes)} classes ({named}); {splits.name} now has {len(splits.train):,} "
+            f"of {len(splits.classes)} to train on, or others. A run goes on only with the same data: put back what was there, "
+            "or start a new run."
         )
