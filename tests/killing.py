@@ -65,9 +65,9 @@ def kill_and_resume(data, folder, options, kills, seed=0):
     for number in range(kills):
         before = _step(folder)
         by_disk = number % 2
-        process = context.Process(target=train_once, args=(data, folder, options, random.randint(1, 150) if by_disk else 0))
+        process = context.Process(target=train_once, args=(data, folder, options, random.randint(1, 100) if by_disk else 0))
         process.start()
-        process.join(timeout=60 if by_disk else random.uniform(0, 1.5 * seconds))
+        process.join(timeout=60 if by_disk else random.uniform(0, seconds))
         process.kill()
         process.join()
         check_whole(folder)

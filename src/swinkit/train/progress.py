@@ -75,5 +75,5 @@ class TrainingProgress:
         self.said = time.monotonic()
         try:
             self.console.print(Text(line), soft_wrap=True)
-        except OSError:  # whoever read the lines has gone, as after `| head`; training goes on
+        except (OSError, SystemExit):  # whoever read the lines has gone, as after `| head`, at which rich exits; training goes on
             self.console.quiet = True
