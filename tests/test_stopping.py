@@ -133,7 +133,9 @@ def test_a_copy_without_links_goes_on(pictures, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt", reason="record locks")
 def test_a_run_is_trained_by_one_process_at_a_time(trained):
-    code = f"import fcntl\nfile = open({str(trained.run / '.lock')!r}, 'a')\nfcntl.lockf(file, fcntl.LOCK_EX)\nprint('locked', flush=True)\n"
+    code = (
+        f"import fcntl\nfile = open({str(trained.run / '.lock')!r}, 'a')\nfcntl.lockf(file, fcntl.LOCK_EX)\nprint('locked', flush=True)\n"
+    )
     code += "input()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "locked\n"

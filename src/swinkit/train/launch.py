@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from swinkit import errors
 from swinkit.errors import ConfigError, SwinkitError, TrainingError
+from swinkit.train.stopping import handled
 from swinkit.train.world import asked_size
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def launch(nproc: int, call: Mapping[str, Any], quiet: bool = False) -> Trained:
     outcome = multiprocessing.get_context("spawn").SimpleQueue()
     put: list[Any] = []
     pids: list[int | None] = []
-    with _passing_signals_on(pids):
+    asked: list[int] = []
+    with handled(lambda number, _: _pass_on(pids, number, asked)):
         with _environment(nproc):
             arguments = (multiprocessing.get_start_method(), dict(call), quiet, outcome)
             context = start_processes(_work, arguments, nprocs=nproc, join=False, start_method="spawn")
@@ -44,7 +45,7 @@ def launch(nproc: int, call: Mapping[str, Any], quiet: bool = False) -> Trained:
             while not context.join(timeout=0.5, grace_period=GRACE_SECONDS):
                 put += _drained(outcome)  # a large result would wait in a full pipe
         except (ProcessExitedException, ProcessRaisedException) as error:
-            raise _cause([*put, *_drained(outcome)], error) from None
+            raise _cause([*put, *_drained(outcome)], error, bool(asked)) from None
     trained: Trained = [*put, *_drained(outcome)][0]
     return trained
 
@@ -104,30 +105,26 @@ def _work(rank: int, start_method: str, call: dict[str, Any], quiet: bool, outco
         sys.exit(130)
 
 
-@contextmanager
-def _passing_signals_on(pids: Sequence[int | None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM are for the processes that train; they are in sessions of their own and get them only from here."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _pass_on(pids: Sequence[int | None], number: int, asked: list[int]) -> None:
+    """Ctrl-C and SIGTERM are for the processes that train; they are in sessions of their own and get them only from here.
 
-    def pass_on(number: int, frame: Any) -> None:
-        for pid in pids:
-            if pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    The first arrives as SIGTERM, which ends one that is still importing without a word; a second Ctrl-C stops at once.
+    """
+    if not pids:
+        raise KeyboardInterrupt
+    passed = number if asked else signal.SIGTERM
+    asked.append(number)
+    for pid in pids:
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, passed)
 
 
-def _cause(put: Sequence[Any], error: Exception) -> BaseException:
+def _cause(put: Sequence[Any], error: Exception, asked: bool) -> BaseException:
     """The error that a process put down before it ended, else that it ended."""
     said = [what for what in put if isinstance(what, tuple)]
+    if not said and asked:
+        return KeyboardInterrupt("The processes were not training then; what was saved before stays.")
     if not said:
         return TrainingError(f"A training process ended unexpectedly ({str(error).strip().splitlines()[-1]}).")
     name, message = said[0]

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,6 @@ def stop_on_interrupt(stop: threading.Event, talk: bool = True) -> Iterator[None
 
     Schedulers and launchers send SIGTERM more than once, to a process and to its group.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
     asked_at = 0.0
 
     def ask(number: int, frame: Any) -> None:
@@ -43,9 +39,19 @@ def stop_on_interrupt(stop: threading.Event, talk: bool = True) -> Iterator[None
         if talk:
             print("\nswinkit: stopping after this step; once more stops at once and saves nothing.", file=sys.stderr)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    with handled(ask):
+        yield
+
+
+@contextmanager
+def handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM go to `handler` meanwhile; outside the main thread, where Python has no say in signals, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
