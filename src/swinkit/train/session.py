@@ -59,16 +59,30 @@ def start_run(
 ) -> Trained:
     """Train from the beginning."""
     with open_world() as world:
-        with world.together():
-            chosen = _recipe(data, recipe, options)
-        run = Run(Path(world.share(output or _new_folder(chosen))))
-        with world.together():
-            run.check_free()
-        trainer, found = _trainer(chosen, run, world, console)
-        with world.together():
-            if world.first:
-                run.create(_config_text(trainer.resolved(), command))
-        return _train(trainer, command, console, loggers, found)
+        return _start(world, data, recipe, output, options, command, console, loggers)
+
+
+def _start(
+    world: World,
+    data: str | Path | None,
+    recipe: str | Path | None,
+    output: str | Path | None,
+    options: Mapping[str, Any],
+    command: str,
+    console: Console | None,
+    loggers: Sequence[MakeLogger],
+) -> Trained:
+    # A function of its own, so that the trainer is gone before the processes part: torch waits for what still uses their connection.
+    with world.together():
+        chosen = _recipe(data, recipe, options)
+    run = Run(Path(world.share(output or _new_folder(chosen))))
+    with world.together():
+        run.check_free()
+    trainer, found = _trainer(chosen, run, world, console)
+    with world.together():
+        if world.first:
+            run.create(_config_text(trainer.resolved(), command))
+    return _train(trainer, command, console, loggers, found)
 
 
 def _recipe(data: str | Path | None, recipe: str | Path | None, options: Mapping[str, Any]) -> Recipe:
@@ -91,7 +105,6 @@ def resume_run(
     loggers: Sequence[MakeLogger] = (),
 ) -> Trained:
     """Go on with a run from its last checkpoint. Errors: ConfigError if anything but the run is given."""
-    run = Run(Path(folder))
     with open_world() as world:
         with world.together():
             given = [
@@ -99,13 +112,19 @@ def resume_run(
             ]
             if given:
                 raise ConfigError(f"resume goes on with a run as it was configured; leave out {', '.join(given)}, or start a new run.")
-            if not run.folder.exists():
-                raise ConfigError(f"There is no {folder}; expected a run folder that `swinkit train` wrote.")
-            if not run.config.is_file():
-                raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
-            chosen = same_steps(load_recipe(run.config), run, world)
-        trainer, _ = _trainer(chosen, run, world, console)
-        return _train(trainer, command or f"swinkit train --resume {shlex.quote(str(folder))}", console, loggers, again=True)
+        return _go_on(world, Path(folder), command, console, loggers)
+
+
+def _go_on(world: World, folder: Path, command: str, console: Console | None, loggers: Sequence[MakeLogger]) -> Trained:
+    run = Run(folder)
+    with world.together():
+        if not folder.exists():
+            raise ConfigError(f"There is no {folder}; expected a run folder that `swinkit train` wrote.")
+        if not run.config.is_file():
+            raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
+        chosen = same_steps(load_recipe(run.config), run, world)
+    trainer, _ = _trainer(chosen, run, world, console)
+    return _train(trainer, command or f"swinkit train --resume {shlex.quote(str(folder))}", console, loggers, again=True)
 
 
 def same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:

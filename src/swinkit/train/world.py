@@ -111,8 +111,10 @@ def open_world() -> Iterator[World]:
         raise ConfigError(f"WORLD_SIZE is {asked_size()}, but {', '.join(missing)} is not set; start with torchrun or --nproc.")
     # Decisions travel over gloo, so that they never wait for a GPU; gradients over NCCL.
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    world = _joined()
     try:
-        yield _joined()
+        yield world
+        world.sum(torch.zeros(1))  # nobody hangs up while another one still listens
     except SystemExit:
         # Whoever started the processes ends all of them after the first; the one that has something to say needs a moment.
         time.sleep(SILENCE_SECONDS)
