@@ -39,6 +39,14 @@ def at_step(monkeypatch, step, act):
     monkeypatch.setattr(Trainer, "_update", update)
 
 
+def interrupt(pictures, run, options, step, monkeypatch):
+    """Train until Ctrl-C after a step."""
+    with monkeypatch.context() as patch:
+        at_step(patch, step, lambda trainer: trainer.stop.set())
+        with pytest.raises(Interrupted):
+            swinkit.train(pictures, output=run, console=QUIET, **options)
+
+
 def spoil(trainer):
     torch.nn.init.constant_(trainer.model.head.bias, float("nan"))
 
@@ -96,10 +104,7 @@ def test_a_run_without_a_checkpoint_starts_again(trained, pictures, tmp_path, mo
 def test_muon_resumes_bit_for_bit(pictures, tmp_path, monkeypatch):
     options = TINY | {"opt": "muon", "weight_init": "local", "model_ema": True}
     whole = swinkit.train(pictures, output=tmp_path / "whole", console=QUIET, **options).run
-    with monkeypatch.context() as patch:
-        at_step(patch, 10, lambda trainer: trainer.stop.set())
-        with pytest.raises(Interrupted):
-            swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **options)
+    interrupt(pictures, tmp_path / "run", options, 10, monkeypatch)
     swinkit.train(resume=tmp_path / "run", console=QUIET)
     assert [(r["step"], r["loss"]) for r in records(tmp_path / "run")] == [(r["step"], r["loss"]) for r in records(whole)]
     with pytest.raises(ConfigError, match="whole matrices"):
@@ -110,20 +115,14 @@ def test_clamped_accumulation_resumes_with_the_same_steps(pictures, tmp_path, mo
     """60 images make 3 batches of 20 where 8 are asked for."""
     options = TINY | {"batch_size": 20, "grad_accum_steps": 8, "epochs": 6}
     whole = swinkit.train(pictures, output=tmp_path / "whole", console=QUIET, **options).run
-    with monkeypatch.context() as patch:
-        at_step(patch, 2, lambda trainer: trainer.stop.set())
-        with pytest.raises(Interrupted):
-            swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **options)
+    interrupt(pictures, tmp_path / "run", options, 2, monkeypatch)
     swinkit.train(resume=tmp_path / "run", console=QUIET)
     assert [(r["step"], r["loss"]) for r in records(tmp_path / "run")] == [(r["step"], r["loss"]) for r in records(whole)]
 
 
 def test_a_copy_without_links_goes_on(pictures, tmp_path, monkeypatch):
     """`cp -rL` and object stores put folders where links were."""
-    with monkeypatch.context() as patch:
-        at_step(patch, 10, lambda trainer: trainer.stop.set())
-        with pytest.raises(Interrupted):
-            swinkit.train(pictures, output=tmp_path / "run", console=QUIET, **TINY)
+    interrupt(pictures, tmp_path / "run", TINY, 10, monkeypatch)
     shutil.copytree(tmp_path / "run", tmp_path / "copy", symlinks=False)
     for run in ("run", "copy"):
         swinkit.train(resume=tmp_path / run, console=QUIET)
