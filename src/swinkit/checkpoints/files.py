@@ -54,12 +54,32 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
-        flush(path.parent)
+        _take_name(Path(beside), path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a file beside `path`; when the block ends well the file is flushed to disk and renamed to `path`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".writing", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(beside)
+        flush(Path(beside))
+        _take_name(Path(beside), path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _take_name(beside: Path, path: Path) -> None:
+    os.chmod(beside, 0o666 & ~_umask())
+    os.replace(beside, path)
+    flush(path.parent)
 
 
 def point(link: Path, target: Path) -> None:

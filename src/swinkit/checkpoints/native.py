@@ -73,24 +73,43 @@ def _weights(saved: SavedModel) -> bytes:
     return safetensors.torch.save(tensors, metadata={"format": "pt"})
 
 
-def locate(source: str | Path) -> Path:
-    """The checkpoint folder meant by a checkpoint folder, a file in one, or a run folder (its best checkpoint, else its last)."""
+def find(source: str | Path) -> Path | None:
+    """The folder of our own format meant by such a folder, a file in one, or a run folder (its best checkpoint, else its last), if any."""
     path = Path(source).expanduser()
     if path.is_file() and path.name in (CONFIG, WEIGHTS):
         path = path.parent
     pointers = [follow(pointer) for pointer in (path / "best", path / "last") if pointer.exists()]
     for folder in (path, *([follow(path)] if path.name in ("best", "last") and path.is_file() else []), *pointers):
-        if (folder / CONFIG).is_file():
+        if _is_ours(folder / CONFIG):
             return folder
-    raise CheckpointError(_not_found(path))
+    return None
 
 
-def _not_found(path: Path) -> str:
-    expected = f"expected a run folder of `swinkit train`, or a folder with {CONFIG} and {WEIGHTS}"
+def _is_ours(config: Path) -> bool:
+    """Whether a configuration file is ours, or is broken where ours lies: another library's says what it is."""
+    if not config.is_file():
+        return False
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return True
+    return not isinstance(content, dict) or "config" in content or "format" in content
+
+
+def locate(source: str | Path) -> Path:
+    """The same. Errors: CheckpointError where there is none."""
+    folder = find(source)
+    if folder is None:
+        raise CheckpointError(not_found(Path(source).expanduser()))
+    return folder
+
+
+def not_found(path: Path) -> str:
+    """Why there is no model at `path`, as a sentence."""
+    expected = f"expected a run folder of `swinkit train`, a folder with {CONFIG} and {WEIGHTS}, or a file of weights"
     if not path.exists():
-        return f"There is no {path}; {expected}."
-    if path.is_file():
-        return f"{path} is a file; {expected}. Weights of other libraries cannot be read yet."
+        hub = f' For a model of the hub, write "hf-hub:{path}".' if len(path.parts) == 2 and not path.suffix else ""
+        return f"There is no {path}; {expected}.{hub}"
     if (path / "config.yaml").is_file():
         return f"{path} is a run without a finished checkpoint yet; {expected}."
     return f"{path} has no {CONFIG}; {expected}."
