@@ -16,7 +16,7 @@ ORDER = (
     {"config"},
     {"model"},
     {"kernels", "variants", "checkpoints", "backbone"},
-    {"build", "catalogue"},
+    {"build", "catalogue", "convert"},
     {"data", "tasks", "vectors"},
     {"runtimes"},
     {"predict", "environment"},

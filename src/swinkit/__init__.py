@@ -18,6 +18,7 @@ _HOME = {
     "SwinTransformer": "model",
     "window_attention": "model",
     "SwinBackbone": "backbone",
+    "inspect": "convert",
     "create_model": "build",
     "from_pretrained": "build",
     "save_pretrained": "build",
@@ -31,7 +32,7 @@ _HOME = {
     "Embeddings": "embed",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "embed", "report", "doctor")
+_VERBS = ("train", "evaluate", "predict", "embed", "report", "convert", "doctor")
 """Modules that are called like the function of their name."""
 _ROOMS = ("bench",)
 """Modules that hold several functions."""
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from swinkit.build import create_model, from_pretrained, save_pretrained
     from swinkit.catalogue import models
     from swinkit.config import SwinConfig
+    from swinkit.convert import convert, inspect
     from swinkit.data import Preprocess, read_image
     from swinkit.doctor import doctor
     from swinkit.embed import Embeddings, embed
@@ -64,11 +66,13 @@ __all__ = [
     "SwinTransformer",
     "__version__",
     "bench",
+    "convert",
     "create_model",
     "doctor",
     "embed",
     "evaluate",
     "from_pretrained",
+    "inspect",
     "list_models",
     "models",
     "predict",

@@ -11,8 +11,10 @@ from torch import nn
 
 from swinkit.backbone import SwinBackbone
 from swinkit.checkpoints import native
+from swinkit.checkpoints.examine import read
 from swinkit.config import SizePolicy, SwinConfig, WindowsLike
 from swinkit.errors import CheckpointError, ConfigError
+from swinkit.fields import SizeLike
 from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
 from swinkit.variants import get_config
@@ -64,16 +66,19 @@ def from_pretrained(
     features_only: bool | None = None,
     out_indices: int | Sequence[int] | None = None,
     size_policy: SizePolicy | None = None,
+    pretrained_window_sizes: Sequence[SizeLike] | None = None,
 ) -> SwinTransformer | SwinBackbone:
-    """Load a model from a run folder or a folder of `save_pretrained`, in eval mode. What is None stays as it was saved.
+    """Load anybody's Swin Transformer, in eval mode: a run, a folder of `save_pretrained` or in a hub's layout, a file of weights.
 
-    Another `num_classes` puts a new classifier in place of the saved one. A classifier loads as a backbone with `features_only`; the
-    norms that only a dense backbone has are then new. A V2 model given other windows keeps the position units it was trained in.
+    Microsoft's, timm's, torchvision's, transformers' and mm*'s are told apart by their tensors. What is None stays as it was saved;
+    window_size and pretrained_window_sizes also say what a V2 file without configuration does not tell. Another `num_classes` puts a
+    new classifier in place of the saved one. A classifier loads as a backbone with `features_only`; the norms that only a dense backbone
+    has are then new. A V2 model given other windows keeps the position units it was trained in.
     Errors: CheckpointError with what does not fit, ConfigError.
     """
     changes: dict[str, Any] = {"in_chans": in_chans, "img_size": img_size, "window_size": window_size}
     changes |= {"drop_path_rate": drop_path_rate, "size_policy": size_policy}
-    saved = native.read(path_or_id)
+    saved = read(path_or_id, window_size=window_size, img_size=img_size, pretrained_window_sizes=pretrained_window_sizes)
     return from_saved(saved, _changed(saved.config, **changes), num_classes, features_only, out_indices)
 
 
@@ -180,4 +185,5 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
                 f"The weights do not fit the model: they {what} {listed}. Load them with the architecture they were saved with, "
                 "without in_chans, img_size, window_size or size_policy."
             )
-    model.load_state_dict(tensors, assign=True)
+    # Copies: tensors may be views of a file, which somebody may overwrite while the model lives.
+    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)

@@ -180,6 +180,38 @@ def report(
 
 
 @app.command
+def convert(
+    source: Annotated[str, Parameter(help="Weights of anybody: a run, a folder, a .safetensors or .pth file.")],
+    out: Annotated[str | None, Parameter(help="A file ending in .pth or .safetensors, or a folder.")] = None,
+    /,
+    *,
+    to: Annotated[str | None, Parameter(help="native, original, timm, torchvision, transformers, mmpretrain or mmdet.")] = None,
+    inspect: Annotated[bool, Parameter(negative="", help="Only say what SOURCE holds, tensor by tensor; write nothing.")] = False,
+    force: Annotated[bool, Parameter(negative="", help="Replace what is at OUT.")] = False,
+    window_size: Annotated[int | None, Parameter(help="The window, where the weights do not tell (V2).")] = None,
+    img_size: Annotated[int | None, Parameter(help="The image size in pixels, where the weights do not tell.")] = None,
+    pretrained_window_sizes: Annotated[
+        list[int] | None,
+        Parameter(consume_multiple=True, negative="", help="V2: the window of each stage in pretraining, such as 12 12 12 6."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Convert weights between swinkit, microsoft, timm, torchvision, transformers and mm*, or say what a file holds."""
+    from swinkit.convert import convert
+    from swinkit.convert import inspect as look
+
+    known: dict[str, Any] = {"window_size": window_size, "img_size": img_size, "pretrained_window_sizes": pretrained_window_sizes}
+    if inspect == bool(out or to) or bool(out) != bool(to):
+        print("swinkit: give OUT and --to, or --inspect alone.", file=sys.stderr)
+        return 2
+    found = look(source, **known) if inspect else convert(source, out or "", to=to or "", force=force, **known)
+    print(json.dumps(found.to_dict()) if as_json else found.table(), file=sys.stdout if inspect or as_json else sys.stderr)
+    if out:
+        print(f"written  {out}", file=sys.stderr)
+    return 0 if found.complete else 1
+
+
+@app.command
 def models(
     pattern: Annotated[str, Parameter(help='A shell pattern such as "swinv2_*".')] = "*",
     *,

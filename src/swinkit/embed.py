@@ -23,6 +23,7 @@ import swinkit
 from swinkit._verbs import callable_module
 from swinkit.build import from_saved
 from swinkit.checkpoints import native
+from swinkit.checkpoints.examine import read
 from swinkit.data import ImageSet, Preprocess
 from swinkit.data.lenient import ReadBatch, lenient_batches
 from swinkit.data.unlabelled import Data, open_images
@@ -133,7 +134,7 @@ def _open_model(source: Source) -> SwinTransformer:
     """A model that may be moved and changed."""
     given = getattr(source, "_orig_mod", source)
     name = type(given).__name__ if isinstance(given, nn.Module) else str(given)
-    model = copy.deepcopy(given) if isinstance(given, nn.Module) else from_saved(native.read(given))
+    model = copy.deepcopy(given) if isinstance(given, nn.Module) else from_saved(read(given))
     if not isinstance(model, SwinTransformer):
         raise CheckpointError(f"{name} has no pooled features; expected a SwinTransformer, with a classifier or without (num_classes=0).")
     if not model.preprocess:
@@ -231,10 +232,11 @@ def _facts(source: Source, embedder: _Embedder) -> dict[str, Any]:
 
 
 def _digest(source: Source, model: SwinTransformer) -> str:
-    if isinstance(source, nn.Module):
+    folder = None if isinstance(source, nn.Module) else native.find(source)
+    if folder is None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
         return hashlib.sha256(safetensors.torch.save(tensors, metadata={"format": "pt"})).hexdigest()
-    with (native.locate(source) / native.WEIGHTS).open("rb") as file:
+    with (folder / native.WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

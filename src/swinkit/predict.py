@@ -15,7 +15,7 @@ from torch import Tensor
 
 from swinkit._verbs import callable_module
 from swinkit.build import from_saved
-from swinkit.checkpoints import native
+from swinkit.checkpoints.examine import read
 from swinkit.data import Preprocess, eval_transform, find_images, read_image
 from swinkit.errors import CheckpointError, DataError, InputError
 from swinkit.model import SwinTransformer
@@ -52,7 +52,7 @@ class Predictor:
     """
 
     def __init__(self, source: str | Path, *, device: str = "auto", amp: bool | None = False, batch_size: int = 64) -> None:
-        saved = native.read(source)
+        saved = read(source)
         model = from_saved(saved)
         if not isinstance(model, SwinTransformer) or model.num_classes == 0:
             raise CheckpointError(f"{source} is not a classifier (it has no output per class); expected one trained by `swinkit train`.")

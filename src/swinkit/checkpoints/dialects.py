@@ -133,8 +133,8 @@ TORCHVISION = Dialect(
 _SELF = "attention.self"
 
 
-def _three(ours: str, theirs: tuple[str, str, str], parameters: tuple[str, ...]) -> tuple[Special, ...]:
-    return tuple(((f"{ours}.{p}",), tuple(f"{name}.{p}" for name in theirs), SPLIT) for p in parameters)
+def _three(layers: tuple[str, str, str], parameter: str) -> Special:
+    return (f"attn.qkv.{parameter}",), tuple(f"{layer}.{parameter}" for layer in layers), SPLIT
 
 
 def _cosine_bias(queries: str, values: str) -> tuple[Special, ...]:
@@ -165,7 +165,7 @@ TRANSFORMERS = Dialect(
         "mlp.fc1": "intermediate.dense",
         "mlp.fc2": "output.dense",
     },
-    {1: _three("attn.qkv", QKV, ("weight", "bias")), 2: (*_three("attn.qkv", QKV, ("weight",)), *_cosine_bias(QKV[0], QKV[2]))},
+    {1: (_three(QKV, "{p}"),), 2: (_three(QKV, "weight"), *_cosine_bias(QKV[0], QKV[2]))},
     prefixes=("swin.", "swinv2.", "model."),
     beside=("classifier.", "hidden_states_norms."),
 )
@@ -179,7 +179,7 @@ TRANSFORMERS_5 = replace(
         "attn.relative_position_bias_table": "attention.relative_position_bias.relative_position_bias_table",
         "attn.proj": "attention.o_proj",
     },
-    special={1: _three("attn.qkv", QKV_5, ("weight", "bias"))},
+    special={1: (_three(QKV_5, "{p}"),)},
     versions=(1,),
     written=False,
 )

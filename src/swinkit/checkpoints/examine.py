@@ -12,6 +12,7 @@ from torch import Tensor
 
 from swinkit.checkpoints import native
 from swinkit.checkpoints.about import About, from_name, read_about
+from swinkit.checkpoints.checking import check_finite
 from swinkit.checkpoints.dialects import Dialect
 from swinkit.checkpoints.findings import Findings
 from swinkit.checkpoints.infer import Inferred, infer_config
@@ -19,16 +20,18 @@ from swinkit.checkpoints.layout import Shapes, expected_shapes
 from swinkit.checkpoints.native import SavedModel
 from swinkit.checkpoints.opening import Opened, find_weights, open_weights
 from swinkit.checkpoints.translate import Translation, candidates, shapes_of
+from swinkit.config import SwinConfig, pair
 from swinkit.errors import CheckpointError
 from swinkit.model import relative_position_index
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONSTANTS = ("attn.relative_position_index", "attn.relative_coords_table", "attn_mask")
 
 
 def read(source: str | Path, *, strict: bool = True, **known: Any) -> SavedModel:
-    """Read a model of ours or of microsoft, timm, torchvision, transformers or mm*: a run, a folder in a hub's layout, a file.
+    """Read a model of ours, microsoft's, timm's, torchvision's, transformers' or mm*'s: a run, a folder in a hub's layout, a file.
 
-    known: fields of SwinConfig that a file without configuration cannot tell, such as window_size and pretrained_window_sizes of a V2 model.
+    known: fields of SwinConfig that a file without configuration cannot tell, such as a V2 model's window_size.
     strict=False: what is missing stays out of the result, what is unexpected is ignored; `inspect` lists both.
     Errors: CheckpointError with what is broken, missing or unexpected.
     """
@@ -141,8 +144,10 @@ class _Attempt:
         """The model, with its tensors."""
         wanted = expected_shapes(self.inferred.config, self.out_indices)
         tensors = {name: tensor for name, tensor in self.translation.read(self.opened.tensors).items() if name in wanted}
-        labels = about.labels if len(about.labels) == self.inferred.config.num_classes else ()
-        return SavedModel(self.inferred.config, tensors, labels, about.preprocess, self.out_indices)
+        check_finite(tensors, self.opened.source)
+        config = self.inferred.config
+        labels = about.labels if len(about.labels) == config.num_classes else ()
+        return SavedModel(config, tensors, labels, about.preprocess or _as_the_originals(config), self.out_indices)
 
 
 def _constants(translation: Translation, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -168,6 +173,13 @@ def check_constants(buffers: Mapping[str, Tensor], inferred: Inferred) -> None:
             ours = relative_position_index(inferred.config.windows[stage])
             if stored.numel() == ours.numel() and not torch.equal(stored.reshape(ours.shape).long(), ours):
                 raise CheckpointError(f"{name} orders the offsets of a window in another way than any published Swin Transformer.")
+
+
+def _as_the_originals(config: SwinConfig) -> dict[str, Any]:
+    """How the originals prepare images, for files that do not say; nothing for images that are not RGB."""
+    size = pair(config.img_size)
+    crop = {"interpolation": "bicubic", "crop_pct": 0.9 if max(size) < 384 else 1.0}
+    return {"size": list(size), "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)} | crop if config.in_chans == 3 else {}
 
 
 def _maps(shapes: Shapes, about: About, dialect: Dialect) -> tuple[int, ...] | None:

@@ -178,6 +178,8 @@ def _trained(buffers: Mapping[str, Tensor], stages: int) -> tuple[tuple[Size, ..
 
 def _simplest(config: SwinConfig) -> SwinConfig:
     """The same model said in fewer words: one window instead of a list, no pretrained windows where they are the model's own."""
+    if config.version == 2 and all(h == w for h, w in config.pretrained_windows) and config.pretrained_window_sizes:
+        config = config.replace(pretrained_window_sizes=tuple(h for h, _ in config.pretrained_windows))
     if config.version == 2 and config.pretrained_windows == config.windows:
         config = config.replace(pretrained_window_sizes=())
     for name, values in (("img_size", pair(config.img_size)), ("patch_size", pair(config.patch_size))):
