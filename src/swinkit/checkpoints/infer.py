@@ -122,9 +122,10 @@ def _windows(shapes: Shapes, buffers: Mapping[str, Tensor], fields: Mapping[str,
 def _by_rows(rows: int, stage: int, fields: Mapping[str, Any]) -> Size:
     """The window whose bias table has so many rows, (2h - 1) (2w - 1): the known one if it fits, else the square one."""
     if "window_size" in fields:
-        known = _made(dict(fields)).windows[stage]
-        if (2 * known[0] - 1) * (2 * known[1] - 1) == rows:
-            return known
+        config = _made(fields)
+        for known in (config.windows[stage], config.asked_windows[stage]):
+            if (2 * known[0] - 1) * (2 * known[1] - 1) == rows:
+                return known
     side = (math.isqrt(rows) + 1) // 2
     if (2 * side - 1) ** 2 != rows:
         raise CheckpointError(
