@@ -52,9 +52,9 @@ def recognise(path: Path) -> str:
 
 
 def _head(path: Path) -> tuple[int, bytes]:
-    if not path.exists():
-        raise CheckpointError(f"There is no file {path}; {WANTED}.")
-    if not path.is_file():
+    if not os.path.exists(path):  # unlike Path.exists it never raises, whatever the name
+        raise CheckpointError(f"There is no file {str(path)[:500]}; {WANTED}.")
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path} is not a regular file; {WANTED}.")
     try:
         with path.open("rb") as file:
@@ -99,6 +99,11 @@ def _describe_broken(head: bytes, path: Path, size: int) -> str:
     return f"is of no format known here (it begins with {head[:8]!r})"
 
 
+def harmless(text: object, most: int = 200) -> str:
+    """Text out of a file as a message can carry it: short, and without line ends and commands to the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in str(text)[:most])
+
+
 def _unmarked(head: bytes) -> bytes:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()
 
@@ -117,4 +122,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} begins like JSON and cannot be parsed ({str(error)[:200]}); {WANTED}.") from None
+        raise CheckpointError(f"{path} begins like JSON and cannot be parsed ({harmless(error)}); {WANTED}.") from None

@@ -7,13 +7,14 @@ while they are in use; replaced by renaming, as every downloader and `write_atom
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from torch import Tensor
 
-from swinkit.checkpoints.formats import INDEX, recognise
+from swinkit.checkpoints.formats import INDEX, TORCH_LEGACY, recognise
 from swinkit.checkpoints.reading import read_file
 from swinkit.checkpoints.sharding import read_shards
 from swinkit.checkpoints.unwrapping import check_claims, unwrap
@@ -41,6 +42,8 @@ class Opened:
     """What was taken off all names, such as "module."."""
     notes: tuple[str, ...] = ()
     """One sentence for each thing that was chosen or left out."""
+    mapped: bool = True
+    """Whether the tensors are views of the file. If not they are memory of their own, and a model may adopt instead of copy them."""
 
 
 def open_weights(path: str | Path, *, ema: bool = True) -> Opened:
@@ -50,7 +53,7 @@ def open_weights(path: str | Path, *, ema: bool = True) -> Opened:
     Errors: CheckpointError, one sentence: what the file is, what was expected and what to do.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         path = find_weights(path) or _nothing_in(path)
     kind = recognise(path)
     notes: list[str] = []
@@ -60,7 +63,7 @@ def open_weights(path: str | Path, *, ema: bool = True) -> Opened:
     else:
         found = unwrap(read_file(path, kind), path, ema)
         check_claims(found.tensors, path)
-    return Opened(found.tensors, path, kind, found.container, found.prefix, (*notes, *found.notes))
+    return Opened(found.tensors, path, kind, found.container, found.prefix, (*notes, *found.notes), TORCH_LEGACY not in kind)
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -70,7 +73,7 @@ def find_weights(folder: Path) -> Path | None:
     """
     folder = Path(folder)
     for name in HUB_NAMES:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     found = [
         path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.is_file() and not path.name.startswith(NOT_WEIGHTS)

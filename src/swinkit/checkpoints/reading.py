@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors
 from torch import Tensor
 
-from swinkit.checkpoints.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP
+from swinkit.checkpoints.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, harmless
 from swinkit.checkpoints.unpickling import read_torch_legacy, read_torch_zip
 from swinkit.errors import CheckpointError
 
@@ -27,7 +27,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: _aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except Exception as error:  # safetensors and torch raise several kinds on a broken file
         raise CheckpointError(
-            f"{path} is broken or cut off ({str(error)[:200] or type(error).__name__}); download or save it again."
+            f"{path} is broken or cut off ({harmless(error) or type(error).__name__}); download or save it again."
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,11 +27,15 @@ def read_shards(index: Path, read: Callable[[Path, str], object], notes: list[st
         kinds[file] = recognise(path)
         for name, tensor in _tensors(path, kinds[file], read).items():
             if name in tensors:
-                raise CheckpointError(f"{shown(name)} is in {home[name]} and in {file}; expected each tensor of {index} in one shard.")
+                raise CheckpointError(
+                    f"{shown(name)} is in {shown(home[name])} and in {shown(file)}; expected each tensor of {index} in one shard."
+                )
             tensors[name], home[name] = tensor, file
     for name, file in where.items():
         if home.get(name) != file:
-            raise CheckpointError(f"{index} promises {shown(name)} in {file}, where it is not; download or save all the files again.")
+            raise CheckpointError(
+                f"{index} promises {shown(name)} in {shown(file)}, where it is not; download or save all the files again."
+            )
     extra = [name for name in tensors if name not in where]
     if extra:
         notes.append(f"Left out {len(extra)} tensors that the index does not list, the first {shown(extra[0])}.")
@@ -60,6 +65,6 @@ def _shard(index: Path, file: str) -> Path:
     if not file.isprintable() or set(file) & set("/\\:") or file in ("", ".", "..", index.name):
         raise CheckpointError(f"{index} names {shown(file)} as a shard; expected the name of a file in the same folder.")
     path = index.parent / file
-    if not path.is_file():
-        raise CheckpointError(f"{index} needs {file}, which is missing from {index.parent}; download or copy all the files.")
+    if not os.path.isfile(path):  # unlike Path.is_file it never raises, whatever the name
+        raise CheckpointError(f"{index} needs {shown(file)}, which is missing from {index.parent}; download or copy all the files.")
     return path

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from swinkit.checkpoints.formats import WANTED
+from swinkit.checkpoints.formats import WANTED, harmless
 from swinkit.errors import CheckpointError
 
 
@@ -116,10 +116,10 @@ def _load(source: Path | BinaryIO, path: Path, mapped: bool) -> object:
 def _refusal(path: Path, error: Exception) -> str:
     if found := re.search(r"(?:GLOBAL|Unsupported class) (\S{1,200})", str(error)):
         return (
-            f"{path} holds more than weights: it asks for {found[1]}, which is not known to be harmless, so nothing in it was executed; "
-            "save the weights alone, as .safetensors or with torch.save(model.state_dict(), ...)."
+            f"{path} holds more than weights: it asks for {harmless(found[1], 100)}, which is not known to be harmless, so nothing in it "
+            "was executed; save the weights alone, as .safetensors or with torch.save(model.state_dict(), ...)."
         )
-    reason = " ".join(str(error).split())[-300:] or type(error).__name__
+    reason = harmless(" ".join(str(error).split())[-200:]) or type(error).__name__
     return f"{path} is broken, cut off or not plain weights ({reason}); {WANTED}. Nothing in it was executed."
 
 
@@ -129,7 +129,9 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeError) as error:
-        raise CheckpointError(f"{path} is a zip archive that is broken or cut off ({error}); download or save it again.") from None
+        raise CheckpointError(
+            f"{path} is a zip archive that is broken or cut off ({harmless(error)}); download or save it again."
+        ) from None
     names = {record.filename.partition("/")[2] for record in records}
     if "constants.pkl" in names:
         raise CheckpointError(f"{path} is a TorchScript program, not weights; save its state_dict() with torch.save.")
