@@ -9,13 +9,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import swinkit
+from golden_cases import FOLDER as GOLDEN
 from swinkit.checkpoints.dialects import BY_NAME
 from swinkit.checkpoints.native import SavedModel
 from swinkit.checkpoints.patterns import Pattern
 from swinkit.checkpoints.writing import tensors_for, write
 from swinkit.errors import CheckpointError
-
-from golden_cases import FOLDER as GOLDEN
 
 SMALL = {"img_size": 32, "patch_size": 2, "num_classes": 5, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
 
@@ -89,7 +88,8 @@ def test_names_of_mmpretrain(version):
     names = tensors_for(saved(model(version)), "mmpretrain").keys()
     stage = "backbone.stages.0.blocks.1"
     expected = {
-        "backbone.patch_embed.projection.weight", "backbone.norm1.weight", "head.fc.bias", f"{stage}.attn.w_msa.qkv.weight",
+        "backbone.patch_embed.projection.weight", "backbone.norm1.weight", "head.fc.bias",
+        f"{stage}.attn.w_msa.qkv.weight",
         f"{stage}.ffn.layers.0.0.weight", f"{stage}.ffn.layers.1.bias", f"{stage}.attn.w_msa.relative_position_index", f"{stage}.norm2.bias",
     }  # fmt: skip
     expected |= {f"{stage}.attn.w_msa.{'relative_position_bias_table' if version == 1 else 'cpb_mlp.0.weight'}"}
@@ -103,7 +103,8 @@ def test_constants_are_those_that_the_original_saves():
     index, mask = ours["layers.0.blocks.0.attn.relative_position_index"], ours["layers.0.blocks.1.attn_mask"]
     np.testing.assert_array_equal(index.numpy(), stored["relative_position_index.w7"])
     np.testing.assert_array_equal(mask.numpy(), stored["attn_mask.14x14.w7.s3"])
-    assert index.dtype == torch.int64 and mask.dtype == torch.float32
+    assert index.dtype == torch.int64
+    assert mask.dtype == torch.float32
     assert "layers.0.blocks.0.attn_mask" not in ours
 
 
@@ -152,14 +153,17 @@ def test_dense_backbones_of_the_original_with_position_embedding(tmp_path):
     ours = backbone(ape=True)
     path = write(saved(ours), tmp_path / "dense.pth", "original")
     read = swinkit.from_pretrained(path)
-    assert read.config.img_size == 32 and read.config.size_policy == "dense" and read.out_indices == (0, 1)
+    assert read.config.img_size == 32
+    assert read.config.size_policy == "dense"
+    assert read.out_indices == (0, 1)
     assert_same_tensors(read.state_dict(), ours.state_dict())
 
 
 def test_pretraining_window_of_v2_is_found_where_it_is_stored(tmp_path):
     ours = model(2, window_size=8, pretrained_window_sizes=(6, 3), img_size=64)
     read = swinkit.from_pretrained(write(saved(ours), tmp_path / "x.pth", "original"))
-    assert read.config.pretrained_window_sizes == (6, 3) and read.config.window_size == 8
+    assert read.config.pretrained_window_sizes == (6, 3)
+    assert read.config.window_size == 8
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(read(x), ours(x))
 
@@ -170,10 +174,12 @@ def test_pretraining_window_of_v2_in_the_name_of_a_file(tmp_path):
     tensors = {name: tensor for name, tensor in tensors_for(saved(ours), "original").items() if name in ours.state_dict()}
     save_file(tensors, tmp_path / "swinv2_base_patch4_window12to16_192to256_22kto1k_ft.safetensors")
     read = swinkit.from_pretrained(tmp_path / "swinv2_base_patch4_window12to16_192to256_22kto1k_ft.safetensors")
-    assert read.config.pretrained_windows == ours.config.pretrained_windows and read.config.windows == ours.config.windows
+    assert read.config.pretrained_windows == ours.config.pretrained_windows
+    assert read.config.windows == ours.config.windows
     save_file(tensors, tmp_path / "unnamed.safetensors")
     notes = " ".join(swinkit.inspect(tmp_path / "unnamed.safetensors").notes)
-    assert "window; 8 was assumed" in notes and "pretrained_window_sizes" in notes
+    assert "window; 8 was assumed" in notes
+    assert "pretrained_window_sizes" in notes
 
 
 REFUSED = {
@@ -224,8 +230,11 @@ def test_the_closest_dialect_and_the_names_that_do_not_fit(tmp_path):
     with pytest.raises(CheckpointError, match=r"closest to torchvision .* layers\.1\.blocks\.1\.norm2\.bias; .*features\.1\.0\.attn\.gate"):
         swinkit.from_pretrained(tmp_path / "odd.pth")
     found = swinkit.inspect(tmp_path / "odd.pth")
-    assert not found.complete and found.missing == ("layers.1.blocks.1.norm2.bias",) and found.unexpected == ("features.1.0.attn.gate",)
-    assert "features.1.0.attn.gate" in found.table() and json.dumps(found.to_dict())
+    assert not found.complete
+    assert found.missing == ("layers.1.blocks.1.norm2.bias",)
+    assert found.unexpected == ("features.1.0.attn.gate",)
+    assert "features.1.0.attn.gate" in found.table()
+    assert json.dumps(found.to_dict())
 
 
 def test_weights_that_are_not_finite(tmp_path):

@@ -106,12 +106,13 @@ def test_a_file_of_theirs_gives_their_logits(peer, suffix, tmp_path):
 @pytest.mark.parametrize("version", [1, 2])
 def test_folders_of_transformers(version, tmp_path):
     model = shaken(transformers_model(version, pretrained_window_sizes=(3, 3)) if version == 2 else transformers_model(version))
-    model.config.id2label = {i: name for i, name in enumerate("abcde")}
+    model.config.id2label = dict(enumerate("abcde"))
     model.save_pretrained(tmp_path)
     read = swinkit.from_pretrained(tmp_path)
     same(logits(read, images(32)), logits(model, images(32)))
     assert read.labels == tuple("abcde")
-    assert read.config.img_size == 32 and read.config.window_size == 4
+    assert read.config.img_size == 32
+    assert read.config.window_size == 4
     model.save_pretrained(tmp_path / "five", save_original_format=False)
     same(logits(swinkit.from_pretrained(tmp_path / "five"), images(32)), logits(model, images(32)))
 
@@ -155,7 +156,9 @@ def in_their_code(folder_or_file, dialect, version):
     if dialect == "transformers":
         kind = transformers.SwinForImageClassification if version == 1 else transformers.Swinv2ForImageClassification
         model, report = kind.from_pretrained(folder_or_file, output_loading_info=True)
-        assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+        assert not report["missing_keys"]
+        assert not report["unexpected_keys"]
+        assert not report["mismatched_keys"]
         return model.eval()
     model = torchvision_model(version)
     model.load_state_dict(torch.load(folder_or_file, weights_only=True))

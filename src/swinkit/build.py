@@ -78,7 +78,7 @@ def from_pretrained(
     """
     changes: dict[str, Any] = {"in_chans": in_chans, "img_size": img_size, "window_size": window_size}
     changes |= {"drop_path_rate": drop_path_rate, "size_policy": size_policy}
-    hints = {"window_size": window_size, "img_size": img_size, "size_policy": size_policy}
+    hints: dict[str, Any] = {"window_size": window_size, "img_size": img_size, "size_policy": size_policy}
     saved = read(path_or_id, pretrained_window_sizes=pretrained_window_sizes, **hints)
     return from_saved(saved, _changed(saved.config, **changes), num_classes, features_only, out_indices)
 
