@@ -21,6 +21,7 @@ _HOME = {
     "create_model": "build",
     "from_pretrained": "build",
     "save_pretrained": "build",
+    "map_classes": "resize",
     "list_models": "variants",
     "models": "catalogue",
     "Predictor": "predict",
@@ -31,7 +32,7 @@ _HOME = {
     "Embeddings": "embed",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "embed", "report", "doctor")
+_VERBS = ("train", "evaluate", "predict", "embed", "report", "doctor", "resize")
 """Modules that are called like the function of their name."""
 _ROOMS = ("bench",)
 """Modules that hold several functions."""
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
     from swinkit.report import report
+    from swinkit.resize import map_classes, resize
     from swinkit.tasks.classify import Prediction, Scores
     from swinkit.train import train
     from swinkit.variants import list_models
@@ -70,10 +72,12 @@ __all__ = [
     "evaluate",
     "from_pretrained",
     "list_models",
+    "map_classes",
     "models",
     "predict",
     "read_image",
     "report",
+    "resize",
     "save_pretrained",
     "train",
     "window_attention",
