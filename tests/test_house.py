@@ -14,8 +14,9 @@ ORDER = (
     {"errors", "_verbs"},
     {"fields"},
     {"config"},
-    {"model"},
+    {"model", "resample"},
     {"kernels", "variants", "checkpoints", "backbone"},
+    {"resize"},
     {"build", "catalogue", "convert"},
     {"data", "tasks", "vectors"},
     {"runtimes"},
@@ -114,7 +115,7 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "report", "doctor"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "report", "doctor", "resize"])
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

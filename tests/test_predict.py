@@ -254,8 +254,12 @@ def test_loading_with_changes(tmp_path):
     assert swinkit.from_pretrained(tmp_path / "m", num_classes=7).head.weight.shape == (7, 128)
     features = swinkit.from_pretrained(tmp_path / "m", features_only=True)
     assert [m.shape[1] for m in features(torch.randn(1, 3, 32, 32))] == [32, 64, 128]
-    with pytest.raises(CheckpointError, match=r"differ in shape: layers\.0"):
-        swinkit.from_pretrained(tmp_path / "m", window_size=8)
+    config = (tmp_path / "m" / "config.json").read_text()
+    (tmp_path / "m" / "config.json").write_text(config.replace('"window_size": 4', '"window_size": 8'))
+    with pytest.raises(CheckpointError, match=r"differ in shape: layers\.0\.blocks\.0\.attn.* instead of \(225, 4\)"):
+        swinkit.from_pretrained(tmp_path / "m")
+    with pytest.raises(CheckpointError, match=r"is \(49, 4\) instead of \(225, 4\)"):
+        swinkit.from_pretrained(tmp_path / "m", window_size=6)
 
 
 def test_saving_never_overwrites_in_silence(tmp_path):

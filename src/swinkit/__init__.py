@@ -22,6 +22,7 @@ _HOME = {
     "create_model": "build",
     "from_pretrained": "build",
     "save_pretrained": "build",
+    "map_classes": "resize",
     "list_models": "variants",
     "models": "catalogue",
     "Predictor": "predict",
@@ -32,7 +33,7 @@ _HOME = {
     "Embeddings": "embed",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "embed", "report", "convert", "doctor")
+_VERBS = ("train", "evaluate", "predict", "embed", "report", "convert", "doctor", "resize")
 """Modules that are called like the function of their name."""
 _ROOMS = ("bench",)
 """Modules that hold several functions."""
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
     from swinkit.report import report
+    from swinkit.resize import map_classes, resize
     from swinkit.tasks.classify import Prediction, Scores
     from swinkit.train import train
     from swinkit.variants import list_models
@@ -74,10 +76,12 @@ __all__ = [
     "from_pretrained",
     "inspect",
     "list_models",
+    "map_classes",
     "models",
     "predict",
     "read_image",
     "report",
+    "resize",
     "save_pretrained",
     "train",
     "window_attention",

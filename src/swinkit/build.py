@@ -12,11 +12,13 @@ from torch import nn
 from swinkit.backbone import SwinBackbone
 from swinkit.checkpoints import native
 from swinkit.checkpoints.examine import read
+from swinkit.checkpoints.fitting import fill
 from swinkit.config import SizePolicy, SwinConfig, WindowsLike
 from swinkit.errors import CheckpointError, ConfigError
 from swinkit.fields import SizeLike
 from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
+from swinkit.resize import changed, keep_position_units, resize_tensors, resized_preprocess
 from swinkit.variants import get_config
 
 
@@ -26,8 +28,9 @@ def create_model(
     pretrained: bool = False,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    img_size: int | tuple[int, int] | None = None,
+    img_size: SizeLike | None = None,
     window_size: WindowsLike | None = None,
+    patch_size: SizeLike | None = None,
     drop_path_rate: float | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
@@ -43,12 +46,13 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ConfigError(f"out_indices={out_indices!r} chooses maps of a backbone; add features_only=True, or leave it out.")
     config = name_or_config if isinstance(name_or_config, SwinConfig) else get_config(name_or_config)
-    config = _changed(
+    config = changed(
         config,
         num_classes=num_classes,
         in_chans=in_chans,
         img_size=img_size,
         window_size=window_size,
+        patch_size=patch_size,
         drop_path_rate=drop_path_rate,
         size_policy=size_policy,
     )
@@ -60,8 +64,9 @@ def from_pretrained(
     *,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    img_size: int | tuple[int, int] | None = None,
+    img_size: SizeLike | None = None,
     window_size: WindowsLike | None = None,
+    patch_size: SizeLike | None = None,
     drop_path_rate: float | None = None,
     features_only: bool | None = None,
     out_indices: int | Sequence[int] | None = None,
@@ -71,16 +76,16 @@ def from_pretrained(
     """Load anybody's Swin Transformer, in eval mode: a run, a folder of `save_pretrained` or in a hub's layout, a file of weights.
 
     Microsoft's, timm's, torchvision's, transformers' and mm*'s are told apart by their tensors. What is None stays as it was saved;
-    window_size and pretrained_window_sizes also say what a V2 file without configuration does not tell. Another `num_classes` puts a
-    new classifier in place of the saved one. A classifier loads as a backbone with `features_only`; the norms that only a dense backbone
-    has are then new. A V2 model given other windows keeps the position units it was trained in.
+    window_size, img_size and pretrained_window_sizes also say what a V2 file without configuration does not tell. Another `num_classes`
+    puts a new classifier in place of the saved one. Weights are resized to other sizes and channels as `resize` does. A classifier loads
+    as a backbone with `features_only`; the norms that only a dense backbone has are then new.
     Errors: CheckpointError with what does not fit, ConfigError.
     """
     changes: dict[str, Any] = {"in_chans": in_chans, "img_size": img_size, "window_size": window_size}
-    changes |= {"drop_path_rate": drop_path_rate, "size_policy": size_policy}
+    changes |= {"patch_size": patch_size, "drop_path_rate": drop_path_rate, "size_policy": size_policy}
     hints: dict[str, Any] = {"window_size": window_size, "img_size": img_size, "size_policy": size_policy}
     saved = read(path_or_id, pretrained_window_sizes=pretrained_window_sizes, **hints)
-    return from_saved(saved, _changed(saved.config, **changes), num_classes, features_only, out_indices)
+    return from_saved(saved, changed(saved.config, **changes), num_classes, features_only, out_indices)
 
 
 def from_saved(
@@ -91,7 +96,7 @@ def from_saved(
     out_indices: int | Sequence[int] | None = None,
 ) -> SwinTransformer | SwinBackbone:
     """The same for a model that was read already, with `config` in place of its own."""
-    config = _keep_position_units(config or saved.config, saved.config)
+    config = keep_position_units(config or saved.config, saved.config)
     was_backbone = saved.out_indices is not None
     as_backbone = was_backbone if features_only is None else features_only
     if was_backbone and not as_backbone:
@@ -100,8 +105,9 @@ def from_saved(
         raise ConfigError(f"out_indices={out_indices!r} chooses maps of a backbone; add features_only=True, or leave it out.")
     with torch.device("meta"):
         model = _build(config, as_backbone, saved.out_indices if out_indices is None else out_indices)
-    _fill(model, _for_backbone(model, saved.tensors) if isinstance(model, SwinBackbone) else saved.tensors)
-    model.labels, model.preprocess = saved.labels, saved.preprocess
+    tensors = resize_tensors(saved.tensors, saved.config, config)
+    fill(model, _for_backbone(model, tensors) if isinstance(model, SwinBackbone) else tensors)
+    model.labels, model.preprocess = saved.labels, resized_preprocess(saved.preprocess, saved.config, config)
     if num_classes is not None and num_classes != config.num_classes and isinstance(model, SwinTransformer):
         model.reset_classifier(num_classes)
     return model.eval()
@@ -135,13 +141,6 @@ def save_pretrained(
     native.write(native.SavedModel(model.config, tensors, tuple(labels), preprocess or model.preprocess, indices), Path(folder), overwrite)
 
 
-def _keep_position_units(config: SwinConfig, saved: SwinConfig) -> SwinConfig:
-    """V2's position MLP was trained with offsets in units of its window; other windows must not change those units in silence."""
-    if config.version == 1 or config.pretrained_windows == saved.pretrained_windows:
-        return config
-    return config.replace(pretrained_window_sizes=saved.pretrained_windows)
-
-
 def _for_backbone(model: SwinBackbone, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A classifier's or a larger backbone's tensors as this backbone wants them: without what it has not, with norms of its own."""
     wanted = model.state_dict()
@@ -159,32 +158,6 @@ def _for_backbone(model: SwinBackbone, tensors: dict[str, torch.Tensor]) -> dict
     return given
 
 
-def _changed(config: SwinConfig, **changes: Any) -> SwinConfig:
-    wanted = {name: value for name, value in changes.items() if value is not None}
-    return config.replace(**wanted) if wanted else config
-
-
 def _build(config: SwinConfig, features_only: bool, out_indices: int | Sequence[int] | None) -> SwinTransformer | SwinBackbone:
     attend = choose().attend
     return SwinBackbone(config, out_indices, attend) if features_only else SwinTransformer(config, attend)
-
-
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the tensors into a model on the meta device, after checking every name and shape."""
-    wanted = model.state_dict()
-    missing = sorted(wanted.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted.keys())
-    other = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & tensors.keys())
-        if tensors[name].shape != wanted[name].shape
-    ]
-    for what, names in (("lack", missing), ("have, beyond the model,", unexpected), ("differ in shape:", other)):
-        if names:
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise CheckpointError(
-                f"The weights do not fit the model: they {what} {listed}. Load them with the architecture they were saved with, "
-                "without in_chans, img_size, window_size or size_policy."
-            )
-    # Copies: tensors may be views of a file, which somebody may overwrite while the model lives.
-    model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)

@@ -100,7 +100,8 @@ class _Attempt:
     def _infer(self, about: About, given: Mapping[str, Any]) -> Inferred:
         dense = any(re.match(r"norm\d", name) for name in self.shapes)
         policy = "dense" if dense else self.translation.dialect.policy
-        known = about.fields | dict(given)
+        # What a configuration says, the model is; what is given beside it is what the model shall become.
+        known = dict(given) | about.fields if about.peer else about.fields | dict(given)
         if dense:
             known["size_policy"] = "dense"
         return infer_config(self.shapes, self.buffers, known, policy)

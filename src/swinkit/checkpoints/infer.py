@@ -38,23 +38,35 @@ def infer_config(shapes: Shapes, buffers: Mapping[str, Tensor], known: Mapping[s
     buffers: constants stored beside the weights, under our names of them.
     Errors: CheckpointError where the shapes are those of no Swin Transformer.
     """
+    shown = _from_shapes(shapes) | {"size_policy": policy}
+    given = {name: value for name, value in known.items() if value is not None}
+    for doubted in ((), ("img_size",), ("window_size",), ("img_size", "window_size")):
+        # What was given may be what the model shall become; what it is must agree with its tables.
+        fields, notes = _completed(shown | {name: value for name, value in given.items() if name not in doubted}, shapes, buffers)
+        windows = _windows(shapes, buffers, fields)
+        if _fits(fields, windows):
+            break
+    else:
+        # The peer shrank its windows by another rule than the originals: say what they are.
+        fields |= {"window_size": windows, "size_policy": "per_axis"}
+    return Inferred(_simplest(_made(fields)), tuple(notes))
+
+
+def _completed(fields: dict[str, Any], shapes: Shapes, buffers: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
+    """The fields with what is missing assumed, and a sentence for each assumption."""
     notes: list[str] = []
-    fields = _from_shapes(shapes) | {"size_policy": policy} | {name: value for name, value in known.items() if value is not None}
-    windows = _windows(shapes, buffers, fields)
     if "window_size" not in fields:
+        windows = _windows(shapes, buffers, fields)
         fields["window_size"] = windows or V2_WINDOW
         if windows is None:
             notes.append(f"V2's weights do not tell the window; {V2_WINDOW} was assumed. Give window_size if it is another.")
-    if "img_size" not in fields or not _fits(fields, windows):
+    if "img_size" not in fields:
         fields["img_size"], note = _image(fields, shapes, buffers)
         notes += note
     if fields["version"] == 2 and "pretrained_window_sizes" not in fields:
         fields["pretrained_window_sizes"], note = _trained(buffers, len(fields["depths"]))
         notes += note
-    if not _fits(fields, windows):
-        # The peer shrank its windows by another rule than the originals: say what they are.
-        fields |= {"window_size": windows, "size_policy": "per_axis"}
-    return Inferred(_simplest(_made(fields)), tuple(notes))
+    return fields, notes
 
 
 def _made(fields: Mapping[str, Any]) -> SwinConfig:

@@ -1,0 +1,29 @@
+"""Tensors put into a model, after every name and shape was compared."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from swinkit.errors import CheckpointError
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put the tensors themselves, not copies, into a model on the meta device.
+
+    Errors: CheckpointError with what is missing, what is beyond the model and what has another shape.
+    """
+    wanted = model.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - wanted.keys())
+    other = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & tensors.keys())
+        if tensors[name].shape != wanted[name].shape
+    ]
+    for what, names in (("lack", missing), ("have, beyond the model,", unexpected), ("differ in shape:", other)):
+        if names:
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise CheckpointError(
+                f"The weights do not fit the model: they {what} {listed}. Use the architecture that they were saved with."
+            )
+    model.load_state_dict(tensors, assign=True)
