@@ -90,7 +90,8 @@ def test_names_of_mmpretrain(version):
     expected = {
         "backbone.patch_embed.projection.weight", "backbone.norm1.weight", "head.fc.bias",
         f"{stage}.attn.w_msa.qkv.weight",
-        f"{stage}.ffn.layers.0.0.weight", f"{stage}.ffn.layers.1.bias", f"{stage}.attn.w_msa.relative_position_index", f"{stage}.norm2.bias",
+        f"{stage}.ffn.layers.0.0.weight", f"{stage}.ffn.layers.1.bias", f"{stage}.attn.w_msa.relative_position_index",
+        f"{stage}.norm2.bias",
     }  # fmt: skip
     expected |= {f"{stage}.attn.w_msa.{'relative_position_bias_table' if version == 1 else 'cpb_mlp.0.weight'}"}
     assert expected <= names

@@ -106,7 +106,9 @@ def from_saved(
     with torch.device("meta"):
         model = _build(config, as_backbone, saved.out_indices if out_indices is None else out_indices)
     tensors = resize_tensors(saved.tensors, saved.config, config)
-    fill(model, _for_backbone(model, tensors) if isinstance(model, SwinBackbone) else tensors)
+    tensors = _for_backbone(model, tensors) if isinstance(model, SwinBackbone) else tensors
+    # Copies: what was read are views of a file, which somebody may overwrite while the model lives.
+    fill(model, {name: tensor.clone() for name, tensor in tensors.items()})
     model.labels, model.preprocess = saved.labels, resized_preprocess(saved.preprocess, saved.config, config)
     if num_classes is not None and num_classes != config.num_classes and isinstance(model, SwinTransformer):
         model.reset_classifier(num_classes)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from swinkit.checkpoints.files import atomic_folder, follow, write_atomic
+from swinkit.checkpoints.opening import open_weights
 from swinkit.config import SwinConfig
 from swinkit.errors import CheckpointError, SwinkitError
 
@@ -148,7 +148,4 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; the folder is incomplete: copy or save it again.")
-    try:
-        return dict(safetensors.torch.load_file(path))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); it is broken or cut off: copy or save it again.") from None
+    return open_weights(path).tensors
