@@ -21,6 +21,7 @@ _HOME = {
     "create_model": "build",
     "from_pretrained": "build",
     "save_pretrained": "build",
+    "push_to_hub": "publish",
     "list_models": "variants",
     "models": "catalogue",
     "Predictor": "predict",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from swinkit.evaluate import evaluate
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
+    from swinkit.publish import push_to_hub
     from swinkit.report import report
     from swinkit.tasks.classify import Prediction, Scores
     from swinkit.train import train
@@ -72,6 +74,7 @@ __all__ = [
     "list_models",
     "models",
     "predict",
+    "push_to_hub",
     "read_image",
     "report",
     "save_pretrained",
