@@ -1,6 +1,8 @@
 """Models of the hub, through the real client: from a cache on disk, and from a hub that runs in this process."""
 
+import ast
 import errno
+import inspect
 import json
 import os
 import re
@@ -10,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import close_session, constants
-from fake_hub import Repo, commit_of, lay_out, serve
+from huggingface_hub import ModelCard, close_session, constants
 
 import swinkit
+from fake_hub import Repo, commit_of, lay_out, serve
 from swinkit import weights
 from swinkit.checkpoints import blobs, hub
 from swinkit.cli import run
@@ -104,11 +106,10 @@ def test_a_model_in_the_cache_loads_offline(cache, files, model):
     assert swinkit.from_pretrained(f"hf_hub:{ID}@main", num_classes=7).num_classes == 7
 
 
-def test_every_verb_takes_an_id(cache, files, pictures, capsys):
+def test_verbs_take_an_id(cache, files, pictures, capsys):
     lay_out(cache, ID, files)
     assert run(["predict", f"hf-hub:{ID}", str(pictures / "test" / "red" / "000.png"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["label"] in ("blue", "green", "red")
-    assert swinkit.evaluate(f"hf-hub:{ID}", pictures, split="test", batch_size=9).count == 18
 
 
 def test_revisions_in_the_cache(cache, files, model):
@@ -176,7 +177,7 @@ def test_hashes_are_compared_once(cache, files, monkeypatch):
 def test_a_broken_blob_in_the_cache(cache, files, name):
     snapshot = lay_out(cache, ID, files)
     blob = (snapshot / name).resolve()
-    blob.write_bytes(b"x" + files[name][1:])
+    blob.write_bytes(bytes([files[name][0] ^ 1]) + files[name][1:])
     with pytest.raises(CheckpointError, match=f"{name} of .* is broken"):
         swinkit.from_pretrained(f"hf-hub:{ID}")
 
@@ -399,3 +400,102 @@ def test_pretrained_from_an_id(cache, files, model):
 def test_names_without_weights(name, kind, says):
     with pytest.raises(kind, match=says):
         swinkit.create_model(name, pretrained=True)
+
+
+# push_to_hub
+
+
+@pytest.fixture
+def writer(online, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    online.writers.add("hf_writer")
+    return online
+
+
+def test_what_is_pushed_loads_again(writer, model):
+    address = swinkit.push_to_hub(model, "me/mine", private=True, license="apache-2.0", commit_message="First")
+    assert address.startswith(f"{writer.url}/me/mine/commit/")
+    (created,) = writer.created
+    # Which of the two depends on the client's version.
+    assert created["repo_id"] == "me/mine"
+    assert created.get("private") or created.get("visibility") == "private"
+    (commit,) = writer.commits
+    assert (commit["message"], commit["revision"]) == ("First", "main")
+    assert set(commit["files"]) == {"README.md", "config.json", "model.safetensors"}
+    card = commit["files"]["README.md"].decode()
+    assert "license: apache-2.0" in card
+    assert 'swinkit.from_pretrained("hf-hub:me/mine")' in card
+    loaded = swinkit.from_pretrained("hf-hub:me/mine")
+    assert same(loaded, model)
+    assert loaded.origin == {"base_model": "me/mine", "license": "apache-2.0"}
+
+
+def test_of_a_run_the_best_checkpoint_goes_up_and_nothing_else(writer, trained):
+    swinkit.push_to_hub(trained.run, "me/run", revision="v1", license="mit")
+    (commit,) = writer.commits
+    assert set(commit["files"]) == {"README.md", "config.json", "model.safetensors"}
+    assert commit["revision"] == "v1"
+    assert commit["files"]["model.safetensors"] == (trained.run / "best" / "model.safetensors").read_bytes()
+    data = ModelCard(commit["files"]["README.md"].decode()).data
+    assert (data.license, data.eval_results[0].metric_value) == ("mit", pytest.approx(trained.scores.top1, abs=1e-6))
+    assert "`mit`" in commit["files"]["README.md"].decode()
+
+
+def test_a_pull_request(writer, model):
+    writer.repos["other/theirs"] = Repo()
+    assert swinkit.push_to_hub(model, "other/theirs", create_pr=True).endswith("/other/theirs/discussions/1")
+    assert "create_pr=1" in writer.commits[0]["query"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_card_that_somebody_wrote_stays(writer, model, files, own):
+    writer.repos["me/mine"] = Repo({"README.md": b"# By hand" if own else files["README.md"]})
+    swinkit.push_to_hub(model, "me/mine")
+    assert ("README.md" in writer.commits[0]["files"]) is not own
+
+
+@pytest.mark.parametrize("case", ["name", "revision in name", "token", "offline", "folder", "license", "not finite", "front matter"])
+def test_nothing_is_sent_of_what_cannot_be_right(online, model, files, tmp_path, monkeypatch, case):
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    folder, repo_id, license = tmp_path / "model", "me/mine", None
+    swinkit.save_pretrained(model, folder)
+    if case in ("name", "revision in name"):
+        repo_id = "mine" if case == "name" else "me/mine@v1"
+    elif case == "token":
+        monkeypatch.delenv("HF_TOKEN")
+    elif case == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    elif case == "folder":
+        (folder / "model.safetensors").write_bytes(b"half")
+    elif case == "license":
+        license = "My Own!"
+    elif case == "front matter":
+        (folder / "README.md").write_text("---\na: [\n---\n# x")
+    else:
+        broken = swinkit.create_model(NAME, num_classes=3)
+        torch.nn.init.constant_(broken.head.bias, float("nan"))
+        swinkit.save_pretrained(broken, folder, overwrite=True)
+    with pytest.raises(CheckpointError) as caught:
+        swinkit.push_to_hub(folder, repo_id, license=license)
+    assert "\n" not in str(caught.value)
+    assert online.seen == []
+
+
+def test_a_token_that_may_not_write(online, model, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reader")
+    with pytest.raises(CheckpointError, match=r"The hub refuses to write to me/mine \(403\); use a token with the right"):
+        swinkit.push_to_hub(model, "me/mine")
+
+
+def test_calls_in_the_guide_fit():
+    """Those that need a network are not run; their arguments are looked at."""
+    page = (Path(__file__).parents[1] / "docs" / "hub.md").read_text()
+    blocks = re.findall(r"^```py\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    calls = [node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    assert len(calls) >= 8
+    for call in calls:
+        assert call.func.value.id == "swinkit"
+        signature = inspect.signature(getattr(swinkit, call.func.attr))
+        signature.bind(*call.args, **{keyword.arg: keyword.value for keyword in call.keywords})
+        if call.func.attr == "create_model":
+            weights.find_weights(call.args[0].value)

@@ -30,7 +30,7 @@ def write_run_card(trainer: Trainer, model: nn.Module, scores: Scores, scored_on
     """Put the card into the best checkpoint; model: what it holds."""
     splits, run = trainer.splits, trainer.run
     metrics = {"accuracy": ("Accuracy", scores.top1)}
-    result = Result(splits.name, scored_on, metrics, _on_hub(trainer.recipe.data))
+    result = Result(_public(splits.name), scored_on, metrics, _on_hub(trainer.recipe.data))
     sections = {
         "Scores": _scores(scores, scored_on),
         "Data": _data(trainer),
@@ -57,7 +57,7 @@ def _data(trainer: Trainer) -> str:
     splits = trainer.splits
     counts = {"train": splits.train, "validate": splits.val, "test": splits.test}
     said = ", ".join(f"{len(images):,} to {what}" for what, images in counts.items() if images is not None)
-    return f"{splits.name}: {said}; {len(splits.classes):,} classes."
+    return f"{_public(splits.name)}: {said}; {len(splits.classes):,} classes."
 
 
 def _training(recipe: Recipe, command: str, seconds: float) -> str:
@@ -85,6 +85,7 @@ def _without_places(command: str) -> str:
 
 
 def _public(part: str) -> str:
+    """A name or an option without the folders that lead to it."""
     option, mark, value = part.partition("=")
     if mark and option.startswith("-"):
         return f"{option}={_public(value)}"
