@@ -40,7 +40,7 @@ def test_run_folder_is_complete(trained, pictures):
     for name in ("config.yaml", "metrics.jsonl", "report.html", "scores-test.json", "tensorboard"):
         assert (run / name).exists(), name
     for pointer in ("last", "best"):
-        assert {path.name for path in (run / pointer).iterdir()} == {"config.json", "model.safetensors", "training"}
+        assert {path.name for path in (run / pointer).iterdir()} == {"README.md", "config.json", "model.safetensors", "training"}
         assert {path.name for path in (run / pointer / "training").iterdir()} == {"state.json", "state.safetensors"}
     assert len(list((run / "checkpoints").iterdir())) <= 2
     kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]

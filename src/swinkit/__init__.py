@@ -23,6 +23,7 @@ _HOME = {
     "from_pretrained": "build",
     "save_pretrained": "build",
     "map_classes": "resize",
+    "push_to_hub": "publish",
     "list_models": "variants",
     "models": "catalogue",
     "Predictor": "predict",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from swinkit.evaluate import evaluate
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
+    from swinkit.publish import push_to_hub
     from swinkit.report import report
     from swinkit.resize import map_classes, resize
     from swinkit.tasks.classify import Prediction, Scores
@@ -79,6 +81,7 @@ __all__ = [
     "map_classes",
     "models",
     "predict",
+    "push_to_hub",
     "read_image",
     "report",
     "resize",

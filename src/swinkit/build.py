@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import nn
 
 from swinkit.backbone import SwinBackbone
 from swinkit.checkpoints import native
+from swinkit.checkpoints.card import check_license, stated_license
 from swinkit.checkpoints.examine import read
 from swinkit.checkpoints.fitting import fill
+from swinkit.checkpoints.hub import download, parse_id
 from swinkit.config import SizePolicy, SwinConfig, WindowsLike
 from swinkit.errors import CheckpointError, ConfigError
 from swinkit.fields import SizeLike
@@ -20,6 +23,7 @@ from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
 from swinkit.resize import changed, keep_position_units, resize_tensors, resized_preprocess
 from swinkit.variants import get_config
+from swinkit.weights import find_weights
 
 
 def create_model(
@@ -38,13 +42,21 @@ def create_model(
 ) -> SwinTransformer | SwinBackbone:
     """Build a model by name (see `list_models`) or from a SwinConfig; what is None stays as the name has it.
 
+    pretrained: with public weights from the Hugging Face hub, in eval mode: those of the name's default tag, or of another one with
+    `name.tag` (`swinkit models --pretrained` lists them). The rest then means what it means for `from_pretrained`.
     features_only: a SwinBackbone that returns the maps of the stages in `out_indices`, instead of a classifier.
-    Errors: UnknownNameError with the close names, ConfigError for values that do not fit together.
+    Errors: UnknownNameError with the close names, ConfigError for values that do not fit together, CheckpointError if there are no public
+    weights, or they cannot be had.
     """
     if pretrained:
-        raise CheckpointError("pretrained=True: published weights cannot be downloaded yet; build without it, or from_pretrained(FOLDER).")
+        saved = _public(name_or_config)
+        changes: dict[str, Any] = {"in_chans": in_chans, "img_size": img_size, "window_size": window_size}
+        changes |= {"patch_size": patch_size, "drop_path_rate": drop_path_rate, "size_policy": size_policy}
+        return from_saved(saved, changed(saved.config, **changes), num_classes, features_only, out_indices)
     if out_indices is not None and not features_only:
         raise ConfigError(f"out_indices={out_indices!r} chooses maps of a backbone; add features_only=True, or leave it out.")
+    if isinstance(name_or_config, str) and parse_id(name_or_config):
+        raise CheckpointError(f"{name_or_config} lies on the hub; add pretrained=True, or use from_pretrained.")
     config = name_or_config if isinstance(name_or_config, SwinConfig) else get_config(name_or_config)
     config = changed(
         config,
@@ -73,7 +85,8 @@ def from_pretrained(
     size_policy: SizePolicy | None = None,
     pretrained_window_sizes: Sequence[SizeLike] | None = None,
 ) -> SwinTransformer | SwinBackbone:
-    """Load anybody's Swin Transformer, in eval mode: a run, a folder of `save_pretrained` or in a hub's layout, a file of weights.
+    """Load anybody's Swin Transformer, in eval mode: a run, a folder of `save_pretrained` or in a hub's layout, a file of weights, or
+    `hf-hub:OWNER/NAME` (`hf-hub:OWNER/NAME@REVISION`) of the Hugging Face hub.
 
     Microsoft's, timm's, torchvision's, transformers' and mm*'s are told apart by their tensors. What is None stays as it was saved;
     window_size, img_size and pretrained_window_sizes also say what a V2 file without configuration does not tell. Another `num_classes`
@@ -84,7 +97,7 @@ def from_pretrained(
     changes: dict[str, Any] = {"in_chans": in_chans, "img_size": img_size, "window_size": window_size}
     changes |= {"patch_size": patch_size, "drop_path_rate": drop_path_rate, "size_policy": size_policy}
     hints: dict[str, Any] = {"window_size": window_size, "img_size": img_size, "size_policy": size_policy}
-    saved = read(path_or_id, pretrained_window_sizes=pretrained_window_sizes, **hints)
+    saved = _read(path_or_id, pretrained_window_sizes=pretrained_window_sizes, **hints)
     return from_saved(saved, changed(saved.config, **changes), num_classes, features_only, out_indices)
 
 
@@ -109,7 +122,8 @@ def from_saved(
     tensors = _for_backbone(model, tensors) if isinstance(model, SwinBackbone) else tensors
     # Copies: what was read are views of a file, which somebody may overwrite while the model lives.
     fill(model, {name: tensor.clone() for name, tensor in tensors.items()})
-    model.labels, model.preprocess = saved.labels, resized_preprocess(saved.preprocess, saved.config, config)
+    model.labels, model.origin = saved.labels, saved.origin
+    model.preprocess = resized_preprocess(saved.preprocess, saved.config, config)
     if num_classes is not None and num_classes != config.num_classes and isinstance(model, SwinTransformer):
         model.reset_classifier(num_classes)
     return model.eval()
@@ -121,14 +135,23 @@ def save_pretrained(
     *,
     labels: Sequence[str] | None = None,
     preprocess: dict[str, Any] | None = None,
+    license: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write config.json and model.safetensors into a new folder, all or nothing. `from_pretrained` reads it back bit for bit.
+    """Write config.json, model.safetensors and a model card into a new folder, all or nothing. `from_pretrained` reads it back bit for bit.
 
     labels: names of the classes, in the order of the logits; preprocess: `Preprocess.to_dict()`, so that `Predictor` prepares images alike;
-    None: what the model was loaded with. Compiled and data-parallel models are unwrapped.
+    license: an identifier of the hub such as "apache-2.0", for the card; None: what the model was loaded with. Compiled and data-parallel
+    models are unwrapped.
     Errors: CheckpointError if the folder holds something already and `overwrite` is not set, or labels do not match the classifier.
     """
+    native.write(at_rest(model, labels, preprocess, license), Path(folder), overwrite)
+
+
+def at_rest(
+    model: nn.Module, labels: Sequence[str] | None = None, preprocess: dict[str, Any] | None = None, license: str | None = None
+) -> native.SavedModel:
+    """What `save_pretrained` writes of a model."""
     model = getattr(model, "_orig_mod", model)
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) else model
     if not isinstance(model, SwinTransformer | SwinBackbone):
@@ -139,8 +162,32 @@ def save_pretrained(
             f"Got {len(labels)} labels for a classifier with {model.config.num_classes} outputs; give one label per output."
         )
     indices = model.out_indices if isinstance(model, SwinBackbone) else None
-    tensors = dict(model.state_dict())
-    native.write(native.SavedModel(model.config, tensors, tuple(labels), preprocess or model.preprocess, indices), Path(folder), overwrite)
+    origin = model.origin | ({"license": check_license(license)} if license else {})
+    return native.SavedModel(model.config, dict(model.state_dict()), tuple(labels), preprocess or model.preprocess, indices, origin)
+
+
+def _read(source: str | Path, **hints: Any) -> native.SavedModel:
+    """A model at rest, wherever it lies; of one from the hub, it is also known where it comes from."""
+    wanted = parse_id(source)
+    if wanted is None:
+        return read(source, **hints)
+    folder = download(wanted.repo_id, wanted.revision)
+    license = stated_license(folder)
+    return replace(read(folder, **hints), origin={"base_model": wanted.repo_id} | ({"license": license} if license else {}))
+
+
+def _public(name: str | SwinConfig) -> native.SavedModel:
+    """The public weights of a name. Its configuration is the name's, which knows what shapes cannot tell: pretrained windows."""
+    if isinstance(name, SwinConfig):
+        raise CheckpointError("pretrained=True needs a name, such as swin_tiny_patch4_window7_224, and got a SwinConfig.")
+    if parse_id(name):
+        return _read(name)
+    weights = find_weights(name)
+    if weights.hub_id is None:
+        raise CheckpointError(f"{name} is not on the hub; download {weights.release} and give the file to from_pretrained.")
+    saved = read(download(weights.hub_id, sha256=weights.sha256))
+    config, preprocess = get_config(weights.full_name), saved.preprocess or weights.preprocess
+    return replace(saved, config=config, preprocess=preprocess, origin=weights.origin)
 
 
 def _for_backbone(model: SwinBackbone, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,10 +10,11 @@ import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from swinkit.config import pair
 from swinkit.variants import get_config, list_models
+from swinkit.weights import Weights, list_weights
 
 COSTS = "costs.json"
 
@@ -35,8 +36,16 @@ class Entry:
         return asdict(self)
 
 
-def models(pattern: str = "*") -> list[Entry]:
-    """The named models that match a shell pattern, sorted by name."""
+@overload
+def models(pattern: str = "*", *, pretrained: Literal[False] = False) -> list[Entry]: ...
+@overload
+def models(pattern: str = "*", *, pretrained: bool) -> list[Entry] | list[Weights]: ...
+
+
+def models(pattern: str = "*", *, pretrained: bool = False) -> list[Entry] | list[Weights]:
+    """The named models that match a shell pattern, sorted by name; pretrained: instead the public weights, each by name.tag."""
+    if pretrained:
+        return list_weights(pattern)
     costs = json.loads((resources.files("swinkit") / COSTS).read_text(encoding="utf-8"))
     return [_entry(name, *costs[name]) for name in list_models(pattern)]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from cyclopts import App, CycloptsError, Parameter
 
 from swinkit import __version__
-from swinkit.console import Bar, counted, print_predictions, print_written
+from swinkit.console import Bar, counted, print_predictions, print_weights, print_written
 from swinkit.errors import SwinkitError
 from swinkit.train.recipe import DATA_HELP, DEVICE_HELP, Recipe
 
@@ -215,18 +215,24 @@ def convert(
 def models(
     pattern: Annotated[str, Parameter(help='A shell pattern such as "swinv2_*".')] = "*",
     *,
+    pretrained: Annotated[bool, Parameter(negative="", help="List the public weights instead: tags, licence, published top-1.")] = False,
     as_json: Json = False,
 ) -> int:
     """List the models by name: parameters, cost, input."""
-    from swinkit.catalogue import models
+    from swinkit.catalogue import Entry, models
     from swinkit.errors import UnknownNameError
     from swinkit.variants import VARIANTS
+    from swinkit.weights import WEIGHTS
 
-    entries = models(pattern)
-    if not entries:
-        raise UnknownNameError("model", pattern, VARIANTS)
+    found = models(pattern, pretrained=pretrained)
+    if not found:
+        raise UnknownNameError("model with public weights" if pretrained else "model", pattern, WEIGHTS if pretrained else VARIANTS)
     if as_json:
-        print(json.dumps([entry.to_dict() for entry in entries]))
+        print(json.dumps([entry.to_dict() for entry in found]))
+        return 0
+    entries = [entry for entry in found if isinstance(entry, Entry)]
+    if not entries:
+        print_weights([entry for entry in found if not isinstance(entry, Entry)])
         return 0
     width = max(len(entry.name) for entry in entries)
     print(f"{'name':{width}}  {'parameters':>10}  {'GFLOPs':>7}  {'input':>13}  {'classes':>7}")

@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from swinkit.embed import Written
     from swinkit.predict import Failure
     from swinkit.tasks.classify import Prediction
+    from swinkit.weights import Weights
 
 
 def print_predictions(results: Iterable[Prediction | Failure], form: str) -> int:
@@ -36,6 +37,19 @@ def print_predictions(results: Iterable[Prediction | Failure], form: str) -> int
         else:
             print(result, flush=True)
     return _count_failures(failed)
+
+
+def print_weights(entries: Sequence[Weights]) -> None:
+    """Public weights as a table: which are the default of their name, licence, scores, where they are."""
+    width = max(len(entry.full_name) for entry in entries)
+    print(f"  {'weights':{width}}  {'classes':>7}  {'input':>5}  {'top-1 %':>7}  licence  hub")
+    for entry in entries:
+        says = entry.to_dict()
+        top1 = "-" if entry.top1 is None else f"{entry.top1:.1f}"
+        mark, size = "*" if says["default"] else " ", says["preprocess"]["size"][0]
+        where = entry.hub_id or entry.release
+        print(f"{mark} {entry.full_name:{width}}  {entry.classes:>7,}  {size:>5}  {top1:>7}  {entry.license:7}  {where}")
+    print("* the default of its name", file=sys.stderr)
 
 
 def print_written(written: Written) -> int:

@@ -336,6 +336,8 @@ class SwinTrunk(nn.Module):
         """Names of the classes, kept with the weights."""
         self.preprocess: dict[str, Any] = {}
         """How images are prepared for this model, kept with the weights."""
+        self.origin: dict[str, str] = {}
+        """What the weights were made from and their licence, as far as known, kept with the weights."""
         self.patch_embed = PatchEmbed(config)
         H, W = config.grids[0]
         shape = (1, config.embed_dim, H, W) if ape_as_map else (1, H * W, config.embed_dim)

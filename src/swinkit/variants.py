@@ -63,16 +63,17 @@ PUBLISHED_22K: dict[str, dict[str, Any]] = {
 """Also published with a 22k head -> what differs then."""
 
 TAGS: dict[str, tuple[str, ...]] = {
-    "swin_tiny_patch4_window7_224": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
-    "swin_small_patch4_window7_224": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
-    "swin_base_patch4_window7_224": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
-    "swin_large_patch4_window7_224": ("ms_in22k", "ms_in22k_ft_in1k"),
-    "swin_base_patch4_window12_384": ("ms_in1k", "ms_in22k", "ms_in22k_ft_in1k"),
-    "swin_large_patch4_window12_384": ("ms_in22k", "ms_in22k_ft_in1k"),
+    "swin_tiny_patch4_window7_224": ("ms_in1k", "ms_in22k_ft_in1k", "ms_in22k"),
+    "swin_small_patch4_window7_224": ("ms_in22k_ft_in1k", "ms_in1k", "ms_in22k"),
+    "swin_base_patch4_window7_224": ("ms_in22k_ft_in1k", "ms_in1k", "ms_in22k"),
+    "swin_large_patch4_window7_224": ("ms_in22k_ft_in1k", "ms_in22k"),
+    "swin_base_patch4_window12_384": ("ms_in22k_ft_in1k", "ms_in1k", "ms_in22k"),
+    "swin_large_patch4_window12_384": ("ms_in22k_ft_in1k", "ms_in22k"),
     "swinv2_base_window12_192": ("ms_in22k",),
     "swinv2_large_window12_192": ("ms_in22k",),
 } | {name: ("ms_in22k_ft_in1k",) for name in PUBLISHED if "12to" in name}
-"""name -> the tags that weights were published under; the others have ms_in1k alone."""
+"""name -> the tags that weights were published under, first the one that is meant without a tag (timm's choice); the others have ms_in1k
+alone."""
 
 # Presets for small images, ours; pico has two blocks in every stage. The narrow ones have 8 channels per head: more heads see more
 # neighbourhoods, which counts for more there.
@@ -114,6 +115,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in VARIANTS if fnmatchcase(name, pattern))
 
 
+def tags_of(name: str) -> tuple[str, ...]:
+    """The weight tags of a named model, first the default; none for presets."""
+    return TAGS.get(name, ("ms_in1k",) if name in PUBLISHED else ())
+
+
 def get_config(name: str) -> SwinConfig:
     """The configuration of a named model, with or without one of timm's weight tags after a dot.
 
@@ -122,9 +128,8 @@ def get_config(name: str) -> SwinConfig:
     name, _, tag = name.partition(".")
     if name not in VARIANTS:
         raise UnknownNameError("model", name, VARIANTS, hint="`swinkit models` lists them all.")
-    tags = TAGS.get(name, ("ms_in1k",) if name in PUBLISHED else ())
-    if tag and tag not in tags:
-        raise UnknownNameError(f"weight tag of {name}", tag, tags)
+    if tag and tag not in tags_of(name):
+        raise UnknownNameError(f"weight tag of {name}", tag, tags_of(name))
     if TAG_CLASSES.get(tag) == IN22K and f"{name}_in22k" in VARIANTS:
         name = f"{name}_in22k"
     return SwinConfig(**VARIANTS[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from swinkit.checkpoints.about import About, from_name, read_about
 from swinkit.checkpoints.checking import check_finite
 from swinkit.checkpoints.dialects import Dialect
 from swinkit.checkpoints.findings import Findings
+from swinkit.checkpoints.hub import local
 from swinkit.checkpoints.infer import Inferred, infer_config
 from swinkit.checkpoints.layout import Shapes, expected_shapes
 from swinkit.checkpoints.native import SavedModel
@@ -35,7 +37,10 @@ def read(source: str | Path, *, strict: bool = True, **known: Any) -> SavedModel
     strict=False: what is missing stays out of the result, what is unexpected is ignored; `inspect` lists both.
     Errors: CheckpointError with what is broken, missing or unexpected.
     """
-    return examine(source, strict=strict, **known)[0]
+    saved, findings = examine(source, strict=strict, **known)
+    for doubt in findings.doubts:
+        warnings.warn(f"{source}: {doubt}", stacklevel=3)
+    return saved
 
 
 def examine(source: str | Path, *, strict: bool = True, **known: Any) -> tuple[SavedModel, Findings]:
@@ -45,7 +50,7 @@ def examine(source: str | Path, *, strict: bool = True, **known: Any) -> tuple[S
         saved = native.read(folder)
         names: dict[str, tuple[str, ...]] = {name: (name,) for name in saved.tensors}
         return saved, Findings(str(folder), "native", saved.config, names, {}, out_indices=saved.out_indices)
-    path = Path(source).expanduser()
+    path = local(source)
     about = read_about(path if path.is_dir() else path.parent) if path.is_dir() or path.name == "config.json" else About()
     weights = find_weights(path if path.is_dir() else path.parent) if about.peer or path.is_dir() else path
     if weights is None:
@@ -129,7 +134,7 @@ class _Attempt:
         missing = sorted(wanted.keys() - self.shapes.keys())
         return Findings(
             str(self.opened.source), found.dialect.name, config, used, dropped, tuple(missing), tuple(sorted(unexpected)), tuple(wrong),
-            (*self.opened.notes, *self.inferred.notes), self.out_indices,
+            (*self.opened.notes, *self.inferred.notes), self.inferred.doubts, self.out_indices,
         )  # fmt: skip
 
     def _left_out(self, name: str) -> str:

@@ -31,6 +31,8 @@ class Findings:
     """Sentences: name, shape, the shape that the configuration wants."""
     notes: tuple[str, ...] = ()
     """What was assumed or chosen."""
+    doubts: tuple[str, ...] = ()
+    """Those notes that the numbers depend on."""
     out_indices: tuple[int, ...] | None = None
     """Of a backbone: the stages whose maps it returns."""
 

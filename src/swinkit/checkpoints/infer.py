@@ -20,6 +20,7 @@ from swinkit.config import Size, SwinConfig
 from swinkit.errors import CheckpointError, ConfigError
 from swinkit.fields import pair
 
+V2_DOUBT = "V2's weights do not tell"
 V2_WINDOW = 8
 """Assumed where nothing tells: the window of most published V2 models."""
 
@@ -30,6 +31,8 @@ class Inferred:
 
     config: SwinConfig
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """Those notes that the numbers depend on."""
 
 
 def infer_config(shapes: Shapes, buffers: Mapping[str, Tensor], known: Mapping[str, Any], policy: str) -> Inferred:
@@ -49,7 +52,7 @@ def infer_config(shapes: Shapes, buffers: Mapping[str, Tensor], known: Mapping[s
     else:
         # The peer shrank its windows by another rule than the originals: say what they are.
         fields |= {"window_size": windows, "size_policy": "per_axis"}
-    return Inferred(_simplest(_made(fields)), tuple(notes))
+    return Inferred(_simplest(_made(fields)), tuple(notes), tuple(note for note in notes if note.startswith(V2_DOUBT)))
 
 
 def _completed(fields: dict[str, Any], shapes: Shapes, buffers: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
@@ -59,7 +62,7 @@ def _completed(fields: dict[str, Any], shapes: Shapes, buffers: Mapping[str, Ten
         windows = _windows(shapes, buffers, fields)
         fields["window_size"] = windows or V2_WINDOW
         if windows is None:
-            notes.append(f"V2's weights do not tell the window; {V2_WINDOW} was assumed. Give window_size if it is another.")
+            notes.append(f"{V2_DOUBT} the window; {V2_WINDOW} was assumed. Give window_size if it is another.")
     if "img_size" not in fields:
         fields["img_size"], note = _image(fields, shapes, buffers)
         notes += note
@@ -179,7 +182,7 @@ def _trained(buffers: Mapping[str, Tensor], stages: int) -> tuple[tuple[Size, ..
         table = buffers.get(f"layers.{stage}.blocks.0.attn.relative_coords_table")
         if table is None or table.ndim != 4 or min(table.shape[1:3]) < 3:
             return (), [
-                "V2's weights do not tell the windows that it was pretrained with; its own were assumed. "
+                f"{V2_DOUBT} the windows that it was pretrained with; its own were assumed. "
                 "Give pretrained_window_sizes for a model whose window was changed after pretraining (12to16, 12to24)."
             ]
         largest = table.flatten(0, 2).amax(dim=0).double()

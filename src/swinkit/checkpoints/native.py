@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from swinkit.checkpoints.card import CARD, Story, is_generated, make_card
 from swinkit.checkpoints.files import atomic_folder, follow, write_atomic
+from swinkit.checkpoints.hub import local
 from swinkit.checkpoints.opening import open_weights
 from swinkit.config import SwinConfig
 from swinkit.errors import CheckpointError, SwinkitError
@@ -31,6 +34,8 @@ class SavedModel:
     """How images are prepared for it: size, mean, std, interpolation, crop."""
     out_indices: tuple[int, ...] | None = None
     """The stages whose maps a backbone returns; None: a classifier."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """Where the weights come from, for the model card: "base_model" (what they were made from), "license"; as far as known."""
 
     def to_json(self) -> str:
         """The text of config.json."""
@@ -43,29 +48,42 @@ class SavedModel:
         }
         if self.out_indices is not None:
             content["out_indices"] = list(self.out_indices)
+        if self.origin:
+            content["origin"] = self.origin
         return json.dumps(content, indent=2) + "\n"
 
 
 def write(saved: SavedModel, folder: Path, overwrite: bool = False) -> None:
-    """Write a folder that `read` understands, all or nothing.
+    """Write a folder that `read` understands, with a model card, all or nothing.
 
-    Errors: CheckpointError if the folder is not empty; with `overwrite` its two files are replaced one after the other, the weights first.
+    Errors: CheckpointError if the folder is not empty; with `overwrite` its files are replaced one after the other, the weights first,
+    but a card that is not swinkit's stays.
     """
+    card = make_card(saved, Story(folder.resolve().name))
     if overwrite and folder.is_dir():
         write_atomic(folder / WEIGHTS, _weights(saved))
         write_atomic(folder / CONFIG, saved.to_json())
+        write_card(folder, card)
         return
     try:
         with atomic_folder(folder) as beside:
-            write_files(saved, beside)
+            write_files(saved, beside, card)
     except FileExistsError as error:
         raise CheckpointError(f"{error} To replace the model in it, pass overwrite=True.") from None
 
 
-def write_files(saved: SavedModel, folder: Path) -> None:
-    """The two files, into a folder that nobody reads yet."""
+def write_files(saved: SavedModel, folder: Path, card: str = "") -> None:
+    """The files, into a folder that nobody reads yet; card: the text of README.md, by default what the model itself says."""
     (folder / WEIGHTS).write_bytes(_weights(saved))
     (folder / CONFIG).write_text(saved.to_json(), encoding="utf-8")
+    (folder / CARD).write_text(card or make_card(saved), encoding="utf-8")
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Put a card into a model's folder, unless there is one that somebody else wrote."""
+    path = folder / CARD
+    if not path.is_file() or is_generated(path.read_text(encoding="utf-8", errors="replace")):
+        write_atomic(path, card)
 
 
 def _weights(saved: SavedModel) -> bytes:
@@ -74,8 +92,11 @@ def _weights(saved: SavedModel) -> bytes:
 
 
 def find(source: str | Path) -> Path | None:
-    """The folder of our own format meant by such a folder, a file in one, or a run folder (its best checkpoint, else its last), if any."""
-    path = Path(source).expanduser()
+    """The folder of our own format meant by one, a file in one, a run folder (its best checkpoint, else its last) or hf-hub:OWNER/NAME.
+
+    None where there is no such.
+    """
+    path = local(source)
     if path.is_file() and path.name in (CONFIG, WEIGHTS):
         path = path.parent
     pointers = [follow(pointer) for pointer in (path / "best", path / "last") if pointer.exists()]
@@ -108,8 +129,12 @@ def not_found(path: Path) -> str:
     """Why there is no model at `path`, as a sentence."""
     expected = f"expected a run folder of `swinkit train`, a folder with {CONFIG} and {WEIGHTS}, or a file of weights"
     if not path.exists():
-        hub = f' For a model of the hub, write "hf-hub:{path}".' if len(path.parts) == 2 and not path.suffix else ""
-        return f"There is no {path}; {expected}.{hub}"
+        on_hub = (
+            f", or hf-hub:{path.as_posix()} for a model of the Hugging Face hub"
+            if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path.as_posix())
+            else ""
+        )
+        return f"There is no {path}; {expected}{on_hub}."
     if (path / "config.yaml").is_file():
         return f"{path} is a run without a finished checkpoint yet; {expected}."
     return f"{path} has no {CONFIG}; {expected}."
@@ -130,6 +155,7 @@ def read(source: str | Path) -> SavedModel:
         labels=tuple(str(label) for label in content.get("labels", ())),
         preprocess=dict(content.get("preprocess", {})),
         out_indices=None if indices is None else tuple(indices),
+        origin={str(key): str(value) for key, value in dict(content.get("origin") or {}).items()},
     )
 
 

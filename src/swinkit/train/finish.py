@@ -18,6 +18,7 @@ from swinkit.predict import Predictor
 from swinkit.report import MistakePicture, next_steps, read_run, rebuild, thumbnail, write_facts
 from swinkit.tasks.classify import Mistake, Scorer, Scores
 from swinkit.tasks.text import clock
+from swinkit.train.card import write_run_card
 from swinkit.train.loop import Trainer
 
 MISTAKES = 24
@@ -41,6 +42,7 @@ def finish(trainer: Trainer, command: str, seconds: float, console: Console) -> 
     scores = replace(scorer.compute(), images=f"{scored_on} of {splits.name}")
     write_atomic(run.folder / f"scores-{scored_on}.json", json.dumps(scores.to_dict(), indent=1) + "\n")
     mistakes = _mistakes(images, scorer.mistakes(), splits.classes, predictor.preprocess.mode)
+    write_run_card(trainer, predictor.runtime.model, scores, scored_on, command, seconds)
     write_facts(run.folder, _facts(trainer, command, seconds) | {"mistakes": mistakes})
     # Built from the folder alone: `swinkit report` makes the same page.
     written = read_run(run.folder)
