@@ -79,6 +79,7 @@ def test_containers(tmp_path, container):
     opened = open_weights(tmp_path / "w.pth")
     assert_same(opened.tensors, weights())
     assert opened.container == container
+    assert opened.notes[-1] == f"Left out what stands beside '{container}': 'epoch', 'optimizer'."
 
 
 def test_containers_inside_containers(tmp_path):
@@ -110,7 +111,7 @@ def test_averaged_weights_are_taken_and_said_to_be(tmp_path, raw, averaged):
 def test_averaged_weights_that_hold_none_are_passed_over(tmp_path):
     torch.save({"model": weights(), "ema": {"decay": 0.9}, "model_ema": None}, tmp_path / "w.pth")
     opened = open_weights(tmp_path / "w.pth")
-    assert (opened.container, opened.notes) == ("model", ())
+    assert (opened.container, opened.notes) == ("model", ("Left out what stands beside 'model': 'ema', 'model_ema'.",))
 
 
 @pytest.mark.parametrize(

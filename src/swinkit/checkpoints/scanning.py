@@ -40,6 +40,8 @@ _GROWING = {
     "quotedprintable",
 }
 
+_LARGEST_TUPLE = 1_000_000
+
 
 def check_pickles(stream: IO[bytes], count: int, known: Container[str], path: Path) -> None:
     """Look through so many pickles, one after the other. Errors: CheckpointError that names what should not be there."""
@@ -47,7 +49,9 @@ def check_pickles(stream: IO[bytes], count: int, known: Container[str], path: Pa
     strings: set[str] = set()
     try:
         for _ in range(count):
+            size = _Sizes()
             for opcode, argument, _ in pickletools.genops(stream):
+                size.follow(opcode, argument)
                 if opcode.name == "GLOBAL":
                     names[_full_name(str(argument))] = None
                 elif isinstance(argument, str) and len(argument) < 20:
@@ -61,6 +65,44 @@ def check_pickles(stream: IO[bytes], count: int, known: Container[str], path: Pa
             raise CheckpointError(_refusal(name, path))
     if "_codecs.encode" in names and strings & _GROWING:
         raise CheckpointError(_refusal(f"_codecs.encode with {min(strings & _GROWING)}", path))
+
+
+class _Sizes:
+    """How many objects one would visit in each value on the unpickler's stack.
+
+    Tuples that hold one tuple twice, which holds another twice, and so on, take no memory; but to hash the outermost, as the key of a
+    dictionary, takes for ever.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[int] = []
+        self.marks: list[int] = []
+        self.memo: dict[object, int] = {}
+
+    def follow(self, opcode: pickletools.OpcodeInfo, argument: object) -> None:
+        """Do to the sizes what the opcode does to the values."""
+        if opcode.name == "MARK":
+            self.marks.append(len(self.stack))
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            self.stack.append(self.memo[argument])
+        elif opcode.name in ("BINPUT", "LONG_BINPUT"):
+            self.memo[argument] = self.stack[-1]
+        else:
+            popped = self._pop(opcode.stack_before)
+            hashable = opcode.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "NEWOBJ")
+            self.stack += [1 + sum(popped) if hashable else 1] * len(opcode.stack_after)
+            if self.stack and self.stack[-1] > _LARGEST_TUPLE:
+                raise ValueError("tuples within tuples without end")
+
+    def _pop(self, taken: list[pickletools.StackObject]) -> list[int]:
+        start = len(self.stack) - len(taken)
+        if pickletools.markobject in taken:
+            start = self.marks.pop() - taken.index(pickletools.markobject)
+        if start < 0:
+            raise ValueError("more is taken from the stack than is there")
+        popped = self.stack[start:]
+        del self.stack[start:]
+        return popped
 
 
 def _full_name(argument: str) -> str:
