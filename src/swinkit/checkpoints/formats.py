@@ -87,9 +87,12 @@ def _describe_text(head: bytes) -> str:
         return "is a web page: the download failed or needs a login; download the file itself again"
     if text.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the weights themselves: run `git lfs pull` beside it, or download the file again"
-    if b"\0" not in head and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head[:256]):
-        return "is a text file"
-    return ""
+    return "is a text file" if len(head) > 8 and _is_text(head[:256]) else ""
+
+
+def _is_text(head: bytes) -> bool:
+    text = head.decode("utf-8", errors="replace").rstrip("\ufffd")  # the cut may go through the last character
+    return all(character.isprintable() or character in "\t\n\r\f" for character in text) and "\ufffd" not in text
 
 
 def _describe_broken(head: bytes, path: Path, size: int) -> str:

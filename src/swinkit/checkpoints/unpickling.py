@@ -7,17 +7,19 @@ weights is answered with a stand-in that takes any arguments, does nothing with 
 
 from __future__ import annotations
 
-import re
+import io
+import mmap
 import threading
 import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
 from swinkit.checkpoints.formats import WANTED, harmless
+from swinkit.checkpoints.scanning import check_pickles
 from swinkit.errors import CheckpointError
 
 
@@ -86,12 +88,15 @@ _OBJECTS = (
 )
 STAND_INS: list[Any] = [*((LeftOutMapping, name) for name in _MAPPINGS), *((LeftOut, name) for name in _OBJECTS)]
 
+_NAMES = {*_MAPPINGS, *_OBJECTS}
+
 _LOCK = threading.Lock()  # torch keeps the names it accepts in one global set
 
 
 def read_torch_zip(path: Path) -> object:
     """What torch.save put into a zip archive; its tensors are views of a private mapping of the file. Errors: CheckpointError."""
     _check_archive(path)
+    check_pickles(io.BytesIO(_pickle_in(path)), 1, _NAMES, path)
     if path.suffix == ".safetensors":  # torch.load goes by this suffix; an open file has none, and cannot be mapped
         with path.open("rb") as file:
             return _load(file, path, mapped=False)
@@ -101,6 +106,8 @@ def read_torch_zip(path: Path) -> object:
 def read_torch_legacy(path: Path) -> object:
     """What torch.save wrote before torch 1.6; the tensors are copied into memory. Errors: CheckpointError."""
     with path.open("rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            check_pickles(cast(IO[bytes], mapped), 5, _NAMES, path)  # a mark, a version, the machine, the content, the list of storages
         return _load(file, path, mapped=False)
 
 
@@ -110,17 +117,20 @@ def _load(source: Path | BinaryIO, path: Path, mapped: bool) -> object:
             warnings.simplefilter("ignore")  # on unusual pickle protocols; what cannot be read raises
             return cast(object, torch.load(cast(Any, source), map_location="cpu", weights_only=True, mmap=mapped))
     except Exception as error:  # torch raises a dozen kinds on a broken file
-        raise CheckpointError(_refusal(path, error)) from None
+        raise CheckpointError(_broken(path, error)) from None
 
 
-def _refusal(path: Path, error: Exception) -> str:
-    if found := re.search(r"(?:GLOBAL|Unsupported class) (\S{1,200})", str(error)):
-        return (
-            f"{path} holds more than weights: it asks for {harmless(found[1], 100)}, which is not known to be harmless, so nothing in it "
-            "was executed; save the weights alone, as .safetensors or with torch.save(model.state_dict(), ...)."
-        )
+def _broken(path: Path, error: Exception) -> str:
     reason = harmless(" ".join(str(error).split())[-200:]) or type(error).__name__
     return f"{path} is broken, cut off or not plain weights ({reason}); {WANTED}. Nothing in it was executed."
+
+
+def _pickle_in(path: Path) -> bytes:
+    """The record that torch will unpickle, by torch's own reader: another one could be led to another record."""
+    try:
+        return bytes(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))
+    except Exception as error:
+        raise CheckpointError(_broken(path, error)) from None
 
 
 def _check_archive(path: Path) -> None:

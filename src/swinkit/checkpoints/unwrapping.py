@@ -53,6 +53,8 @@ def _descend(content: Mapping[Any, Any], source: object, ema: bool) -> tuple[Map
     notes: list[str] = []
     while (key := _container(content, ema, notes, _DEEPEST - len(keys))) is not None:
         keys.append(key)
+        if others := [other for other in content if other != key]:
+            notes.append(f"Left out what stands beside {key!r}: {listed(others)}.")
         content = content[key]
     if not _has_tensors(content):
         raise CheckpointError(f"{source} {_emptiness(content)}; expected a state dict, a dictionary from names to tensors.")
