@@ -1,6 +1,7 @@
 """Dialects whose code is not installed here, by their own order computed in the tests; what is refused, and what a report says."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from swinkit.checkpoints.native import SavedModel
 from swinkit.checkpoints.patterns import Pattern
 from swinkit.checkpoints.writing import tensors_for, write
 from swinkit.errors import CheckpointError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*V2's weights do not tell")
 
 SMALL = {"img_size": 32, "patch_size": 2, "num_classes": 5, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
 
@@ -181,6 +184,18 @@ def test_pretraining_window_of_v2_in_the_name_of_a_file(tmp_path):
     notes = " ".join(swinkit.inspect(tmp_path / "unnamed.safetensors").notes)
     assert "window; 8 was assumed" in notes
     assert "pretrained_window_sizes" in notes
+
+
+def test_what_v2_weights_do_not_tell_is_a_warning(tmp_path):
+    path = write(saved(model(2)), tmp_path / "x.pth", "timm")
+    with (
+        pytest.warns(UserWarning, match="do not tell the window; 8 was assumed"),
+        pytest.warns(UserWarning, match="pretrained_window_sizes"),
+    ):
+        swinkit.from_pretrained(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swinkit.from_pretrained(path, window_size=4, pretrained_window_sizes=(4, 4))
 
 
 REFUSED = {

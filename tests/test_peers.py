@@ -26,6 +26,9 @@ transformers.logging.disable_progress_bar()
 SMALL = {"embed_dim": 8, "depths": (2, 3), "num_heads": (2, 4)}
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*V2's weights do not tell")
+
+
 def shaken(model, seed=0):
     """Every parameter random, so that a forgotten, swapped or transposed one shows."""
     generator = torch.Generator().manual_seed(seed)

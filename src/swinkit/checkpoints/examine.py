@@ -51,6 +51,8 @@ def examine(source: str | Path, *, strict: bool = True, **known: Any) -> tuple[S
         names: dict[str, tuple[str, ...]] = {name: (name,) for name in saved.tensors}
         return saved, Findings(str(folder), "native", saved.config, names, {}, out_indices=saved.out_indices)
     path = local(source)
+    if not path.exists():
+        raise CheckpointError(native.not_found(path))
     about = read_about(path if path.is_dir() else path.parent) if path.is_dir() or path.name == "config.json" else About()
     weights = find_weights(path if path.is_dir() else path.parent) if about.peer or path.is_dir() else path
     if weights is None:
