@@ -93,10 +93,14 @@ def run(code):
     [
         ("import swinkit", ("torch", "numpy", "cyclopts", "yaml")),
         ("import swinkit; swinkit.list_models()", ("torch",)),
+        ("import swinkit; swinkit.models(pretrained=True)", ("torch", "huggingface_hub")),
         ("import swinkit; swinkit.bench.data", ("torch",)),
         ("import swinkit.cli", ("torch", "torchvision", "numpy", "PIL", "rich.progress")),
         ("from swinkit.cli import run; run(['--help']); run(['train', '--help']); run(['models'])", ("torch", "torchvision")),
-        ("import swinkit; swinkit.create_model('swin_pico_patch2_window7_28')", ("torchvision", "torchmetrics", "matplotlib", "timm")),
+        (
+            "import swinkit; swinkit.create_model('swin_pico_patch2_window7_28')",
+            ("torchvision", "torchmetrics", "matplotlib", "timm", "huggingface_hub"),
+        ),
         ("import swinkit; swinkit.Predictor", ("torchmetrics", "matplotlib", "tensorboard")),
     ],
 )

@@ -1,7 +1,7 @@
 """Models of the Hugging Face hub: `hf-hub:OWNER/NAME`, or `hf-hub:OWNER/NAME@REVISION`, to a folder on disk.
 
 Everything goes through huggingface-hub and its cache, so HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT act as everywhere
-(they are read when huggingface-hub is first imported). Where the hub cannot be asked, what the cache holds is used.
+(they are read when huggingface-hub is first imported). Where the hub does not answer or refuses, what the cache holds is used.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _fetch(wanted: HubId, names: Sequence[str]) -> Path:
 
 
 def _fall_back(wanted: HubId, error: Exception) -> Path:
-    """What the cache holds, where the hub does not answer. Errors: CheckpointError about `error` if that is not enough."""
+    """What the cache holds, where the hub does not help. Errors: CheckpointError about `error` if that is not enough."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     folder = None if isinstance(error, RevisionNotFoundError) else _cached(wanted)
