@@ -184,7 +184,10 @@ def one_value(rng, deep=3):
         lambda: b"\x8a\x08" + struct.pack("<q", rng.choice(NUMBERS[:13])),
         lambda: (
             b"X"
-            + struct.pack("<I", len(t := rng.choice((b"0", b"cpu", b"storage", b"head.weight", b"dtype", b"__class__", b"detach"))))
+            + struct.pack(
+                "<I",
+                len(t := rng.choice((b"0", b"cpu", b"storage", b"head.weight", b"dtype", b"items", b"get", b"detach", b"numel", b"data"))),
+            )
             + t
         ),
         lambda: rng.choice((b"N", b"\x88", b"\x89", b"}", b"]", b")", b"\x8f")),

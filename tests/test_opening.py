@@ -350,6 +350,18 @@ def test_attributes_on_a_tensor_do_not_answer_for_it(tmp_path):
     assert not vars(opened.tensors["a"])
 
 
+class Masked(collections.OrderedDict):
+    """Pickles as an OrderedDict with attributes in the place of its methods."""
+
+    def __reduce__(self):
+        return collections.OrderedDict, (), dict.fromkeys(("items", "get", "keys", "values"), dict), None, iter(self.items())
+
+
+def test_attributes_on_a_dictionary_do_not_answer_for_it(tmp_path):
+    torch.save(Masked(model=Masked(weights())), tmp_path / "w.pth")
+    assert_same(open_weights(tmp_path / "w.pth").tensors, weights())
+
+
 def test_check_finite_names_the_tensors():
     good = {**weights(), "empty": torch.empty(0), "big": torch.tensor([3e38, -3e38])}
     check_finite(good)

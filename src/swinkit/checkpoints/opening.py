@@ -52,7 +52,7 @@ def open_weights(path: str | Path, *, ema: bool = True) -> Opened:
     ema: where a checkpoint has averaged weights beside the raw ones, take the averaged ones (as timm does).
     Errors: CheckpointError, one sentence: what the file is, what was expected and what to do.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # unlike Path's it never raises
     if os.path.isdir(path):
         path = find_weights(path) or _nothing_in(path)
     kind = recognise(path)
@@ -75,9 +75,11 @@ def find_weights(folder: Path) -> Path | None:
     for name in HUB_NAMES:
         if os.path.isfile(folder / name):
             return folder / name
-    found = [
-        path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.is_file() and not path.name.startswith(NOT_WEIGHTS)
-    ]
+    try:
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and os.path.isfile(path)]
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be listed ({error.strerror or error}); expected a folder with weights in it.") from None
+    found = [path for path in files if not path.name.startswith(NOT_WEIGHTS)]
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:8]) + (", ..." if len(found) > 8 else "")
         raise CheckpointError(f"{folder} has several files of weights ({names}); give the path of the one that is meant.")

@@ -115,9 +115,29 @@ def _load(source: Path | BinaryIO, path: Path, mapped: bool) -> object:
     try:
         with _LOCK, warnings.catch_warnings(), torch.serialization.safe_globals(STAND_INS):
             warnings.simplefilter("ignore")  # on unusual pickle protocols; what cannot be read raises
-            return cast(object, torch.load(cast(Any, source), map_location="cpu", weights_only=True, mmap=mapped))
+            return _plain_dicts(torch.load(cast(Any, source), map_location="cpu", weights_only=True, mmap=mapped))
     except Exception as error:  # torch raises a dozen kinds on a broken file
         raise CheckpointError(_broken(path, error)) from None
+
+
+def _plain_dicts(content: object) -> object:
+    """The same with every dictionary in a dictionary made a plain one: an OrderedDict can bring attributes that hide its methods."""
+    plain: dict[int, dict[Any, Any]] = {}
+    todo: list[dict[Any, Any]] = []
+
+    def renewed(value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        if id(value) not in plain:
+            plain[id(value)] = {}
+            todo.append(value)
+        return plain[id(value)]
+
+    content = renewed(content)
+    while todo:
+        value = todo.pop()
+        plain[id(value)].update((key, renewed(item)) for key, item in dict.items(value))
+    return content
 
 
 def _broken(path: Path, error: Exception) -> str:
