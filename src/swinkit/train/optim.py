@@ -77,7 +77,7 @@ def go_to(schedule: LambdaLR, step: int) -> None:
 
 
 class Average:
-    """A running average of a model's weights, not the frozen ones, and forgets its start: the decay starts low and rises to `decay`."""
+    """A running average of a model's weights that forgets its beginning: the decay starts low and rises to `decay`. Frozen weights stay."""
 
     def __init__(self, model: SwinTransformer, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
