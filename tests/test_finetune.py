@@ -307,8 +307,11 @@ def test_weights_are_copied_to_float32(pictures, tmp_path):
     assert (tmp_path / "half" / "model.safetensors").read_bytes() == before
 
 
-def test_a_path_is_made_absolute_and_a_name_is_none(source, tmp_path, monkeypatch):
+def test_a_path_is_made_absolute_and_a_name_is_none(source, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    best = (trained.run / "best").resolve()
+    assert local_source(str(trained.run)) == local_source(str(trained.run / "best")) == str(best)
+    assert best.parent.name == "checkpoints"
     (tmp_path / "swin_tiny_patch4_window7_224").mkdir()
     assert local_source("source") == str(source)
     for name in ("swin_tiny_patch4_window7_224", "swin_tiny_patch4_window7_224.ms_in1k", "hf-hub:timm/swin", "missing", ""):

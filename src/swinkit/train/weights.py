@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from swinkit.build import create_model, from_pretrained
+from swinkit.checkpoints.files import follow
 from swinkit.errors import ConfigError, UnknownNameError
 from swinkit.model import SwinTransformer
 from swinkit.train.recipe import Recipe
@@ -58,9 +59,17 @@ def is_source(model: str) -> bool:
 
 
 def local_source(model: str) -> str:
-    """A path made absolute, for a config.yaml that holds anywhere; names and hub ids as they are."""
+    """A path made absolute, and of a run the checkpoint that is its best now, for a config.yaml that means the same anywhere and later.
+
+    Names, hub ids and what is not there stay as they are.
+    """
     path = Path(model).expanduser()
-    return str(path.absolute()) if is_source(model) and path.exists() else model
+    if not is_source(model) or not path.exists():
+        return model
+    for pointer in (path, path / "best", path / "last"):
+        if pointer.name in ("best", "last") and pointer.exists():
+            return str(follow(pointer).resolve())
+    return str(path.absolute())
 
 
 def _read(recipe: Recipe) -> nn.Module:
