@@ -23,7 +23,7 @@ from swinkit.data.loader import Batch, Loader
 from swinkit.errors import ConfigError
 from swinkit.fields import positive, whole
 from swinkit.runtimes.device import describe, pick_amp, pick_device
-from swinkit.train.plan import plan_augment, plan_model, plan_preprocess
+from swinkit.train.plan import plan_augment, plan_start
 from swinkit.train.recipe import DEFAULT_DATA, Recipe, load_recipe, recipe_for
 
 
@@ -87,8 +87,8 @@ def measure_data(
     numbers = _numbers(workers, chosen.workers)
     device = pick_device(chosen.device)
     splits = open_data(chosen.data, seed=chosen.seed, val_fraction=chosen.val_fraction)
-    config = plan_model(chosen, splits)
-    preprocess = plan_preprocess(chosen, splits, config)
+    start = plan_start(chosen, splits)
+    config, preprocess = start.config, start.preprocess
     batch_size = min(chosen.batch_size, len(splits.train))
     loading = {}
     for number in numbers:

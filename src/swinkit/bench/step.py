@@ -11,6 +11,7 @@ from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp
 from swinkit.tasks.classify import soft_cross_entropy
+from swinkit.train.layers import freeze_layers
 from swinkit.train.optim import make_optimizer
 from swinkit.train.recipe import Recipe
 
@@ -23,6 +24,8 @@ class Step:
         self.amp = pick_amp(recipe.amp, device, recipe.amp_dtype)
         self.model = SwinTransformer(config, choose().attend).to(device).train()
         self.model.set_grad_checkpointing(recipe.grad_checkpointing)
+        for module in freeze_layers(self.model, recipe.freeze):
+            module.eval()
         self.forward = torch.compile(self.model) if recipe.compile else self.model
         self.optimizer = make_optimizer(self.model, recipe)
         self.mix = batch_mixer(recipe.mixup, recipe.cutmix, config.num_classes)

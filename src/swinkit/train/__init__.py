@@ -31,7 +31,8 @@ def train(
     """Train a Swin classifier and report on it.
 
     data: a built-in data set or a folder of images (default: the Fashion-MNIST sample that comes with swinkit);
-    recipe: a recipe's name or a YAML file, such as an earlier run's config.yaml (default: the one that suits the data);
+    recipe: a recipe's name or a YAML file, such as an earlier run's config.yaml (default: the one that suits the data, or with
+    pretrained=True the one for fine-tuning);
     output: the run folder (default: runs/<date>-<data>); resume: a run folder to go on with, as it was configured;
     nproc: how many processes to start on this machine; under torchrun, leave it out. batch_size is then that of each process;
     loggers: makers of a `Logger` (see train/events.py), or their names as "package.module:function";

@@ -10,7 +10,7 @@ from swinkit.console import Bar
 from swinkit.data import Splits
 from swinkit.data.check import Findings, look
 from swinkit.runtimes.device import pick_device
-from swinkit.train.plan import plan_model, plan_preprocess
+from swinkit.train.plan import Start
 from swinkit.train.recipe import Recipe
 from swinkit.train.world import World
 
@@ -20,18 +20,17 @@ if TYPE_CHECKING:
     from swinkit.train.loop import Trainer
 
 
-def check_plan(recipe: Recipe, splits: Splits, world: World) -> None:
-    """A mistake in the recipe need not wait for the end of a long look. Errors: DataError, ConfigError."""
+def check_device(recipe: Recipe, world: World) -> None:
+    """A mistake in the recipe need not wait for the end of a long look. Errors: ConfigError."""
     pick_device(recipe.device, world.local_rank if world.size > 1 else None)
-    plan_preprocess(recipe, splits, plan_model(recipe, splits))
 
 
-def look_for_all(recipe: Recipe, splits: Splits, world: World, console: Console | None) -> Findings:
+def look_for_all(start: Start, splits: Splits, world: World, console: Console | None) -> Findings:
     """What is in the images; of several processes the first looks and tells the others."""
     found = None
     with world.together():
         if world.first:
-            found = _look(splits, pair(plan_model(recipe, splits).patch_size), console)
+            found = _look(splits, pair(start.config.patch_size), console)
     return Findings.from_dict(world.share(found))
 
 
@@ -49,6 +48,8 @@ def adjustments(trainer: Trainer) -> Iterator[str]:
         yield (f"grad_accum_steps {recipe.grad_accum_steps:,} is more than the batches of an epoch; {trainer.accumulate:,} is used instead")
     if recipe.shard and trainer.world.size == 1:
         yield "shard shares the weights out among processes, and there is only this one; --nproc or torchrun start more"
+    if trainer.config.in_chans != trainer.splits.in_chans:
+        yield "the images are grey and are read as RGB" if trainer.config.in_chans == 3 else "the images have colours and are read as grey"
     if min(grid) < min(window := trainer.config.asked_windows[0]):
         yield (
             f"an image has {grid[0]} x {grid[1]} patches, less than one window of {window[0]} x {window[1]}; "

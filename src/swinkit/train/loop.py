@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from swinkit.data import Preprocess, Splits, batch_mixer, make_loader, train_transform
+from swinkit.data import Splits, batch_mixer, make_loader, train_transform
 from swinkit.data.loader import hashed
 from swinkit.errors import SwinkitError, TrainingError
 from swinkit.kernels import choose
@@ -19,9 +19,10 @@ from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp, pick_device
 from swinkit.tasks.classify import soft_cross_entropy
 from swinkit.train.events import Log, NoLog
+from swinkit.train.layers import freeze_layers
 from swinkit.train.optim import Average, make_optimizers, make_schedule, spread_weights
 from swinkit.train.parallel import draw_together, last_only, replicate, shard, whole
-from swinkit.train.plan import plan_augment, plan_model, plan_preprocess
+from swinkit.train.plan import Start, plan_augment, plan_start
 from swinkit.train.progress import TrainingProgress
 from swinkit.train.recipe import Recipe
 from swinkit.train.run import Run
@@ -42,15 +43,15 @@ EARLY_STEPS = frozenset({1, 2, 4, 8, 16, 32})
 class Trainer:
     """Everything that changes while a model trains."""
 
-    def __init__(self, recipe: Recipe, splits: Splits, run: Run, world: World | None = None) -> None:
+    def __init__(self, recipe: Recipe, splits: Splits, run: Run, world: World | None = None, start: Start | None = None) -> None:
+        self.start = start or plan_start(recipe, splits)
         torch.manual_seed(recipe.seed)
         self.recipe, self.splits, self.run, self.world = recipe, splits, run, world or World()
         self.device = pick_device(recipe.device, self.world.local_rank if self.world.size > 1 else None)
         if self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)
         self.amp = pick_amp(recipe.amp, self.device, recipe.amp_dtype)
-        self.config = plan_model(recipe, splits)
-        self.preprocess: Preprocess = plan_preprocess(recipe, splits, self.config)
+        self.config, self.preprocess = self.start.config, self.start.preprocess
         self._plan_batches()
         self._make_model()
         self.mix = batch_mixer(recipe.mixup, recipe.cutmix, len(splits.classes))
@@ -80,10 +81,9 @@ class Trainer:
 
     def _make_model(self) -> None:
         recipe, world = self.recipe, self.world
-        self.model = SwinTransformer(self.config, choose().attend)
-        if recipe.weight_init != "original":
-            spread_weights(self.model, local_heads=recipe.weight_init == "local")
+        self.model = self.start.loaded.model if self.start.loaded else self._new_model()
         self.model.set_grad_checkpointing(recipe.grad_checkpointing)
+        self.frozen = freeze_layers(self.model, recipe.freeze)
         draw_together(self.model, world)
         self.sharded = recipe.shard and world.size > 1
         if not self.sharded:
@@ -95,6 +95,12 @@ class Trainer:
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if recipe.compile else self.model
         if world.size > 1 and not self.sharded:
             self.forward = replicate(self.model, self.forward, self.device)
+
+    def _new_model(self) -> SwinTransformer:
+        model = SwinTransformer(self.config, choose().attend)
+        if self.recipe.weight_init != "original":
+            spread_weights(model, local_heads=self.recipe.weight_init == "local")
+        return model
 
     @property
     def weights(self) -> nn.Module:
@@ -110,6 +116,8 @@ class Trainer:
             drop_path=self.config.drop_path_rate,
             mean=self.preprocess.mean,
             std=self.preprocess.std,
+            interpolation=self.preprocess.interpolation,
+            crop_pct=self.preprocess.crop_pct,
             amp=self.amp is not None,
             device=self.device.type if self.world.size > 1 else str(self.device),
             threads=torch.get_num_threads(),
@@ -136,6 +144,8 @@ class Trainer:
 
     def _epoch(self, epoch: int, progress: TrainingProgress, log: Log | NoLog) -> None:
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         first = self.step % self.steps_per_epoch
         self.loader.set_epoch(epoch, start_batch=first * self.accumulate)
         batches = ((pixels, labels) for pixels, labels, _ in self.loader)

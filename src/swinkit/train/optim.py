@@ -5,54 +5,79 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from swinkit.config import Size
 from swinkit.model import SwinBlock, SwinTransformer
+from swinkit.train.layers import layer_scales
 from swinkit.train.recipe import Recipe
 
 
 def make_optimizers(model: SwinTransformer, recipe: Recipe) -> list[Optimizer]:
-    """AdamW for everything; or, with `opt: muon`, Muon for the matrices inside and AdamW for the rest."""
+    """AdamW for everything that is not frozen; or, with `opt: muon`, Muon for the matrices inside and AdamW for the rest."""
     if recipe.opt == "adamw":
         return [make_optimizer(model, recipe)]
     exempt = model.no_weight_decay()
-    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and name not in exempt and not name.startswith("head.")}
-    muon = Muon(matrices.values(), lr=recipe.muon_lr, weight_decay=recipe.weight_decay)
-    return [make_optimizer(model, recipe, leave_out=set(matrices)), muon]
+    matrices = [name for name, p in _trained(model) if p.ndim == 2 and name not in exempt and not name.startswith("head.")]
+    rest = make_optimizer(model, recipe, leave_out=matrices)
+    if not matrices:  # all but the head is frozen
+        return [rest]
+    return [rest, Muon(_groups(model, matrices, recipe, recipe.muon_lr), lr=recipe.muon_lr, weight_decay=recipe.weight_decay)]
 
 
 def make_optimizer(model: SwinTransformer, recipe: Recipe, leave_out: Collection[str] = ()) -> AdamW:
     """AdamW; norms, biases and position parameters without weight decay, as the originals train."""
-    exempt = model.no_weight_decay()
-    named = [(name, p) for name, p in model.named_parameters() if name not in leave_out]
-    decay = [p for name, p in named if p.ndim > 1 and name not in exempt]
-    plain = [p for name, p in named if p.ndim <= 1 or name in exempt]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    fused = plain[0].device.type in ("cpu", "cuda", "mps") and not hasattr(plain[0], "to_local")
+    named = {name: p for name, p in _trained(model) if name not in leave_out}
+    groups = _groups(model, named, recipe, recipe.lr)
+    some = next(iter(named.values()))
+    fused = some.device.type in ("cpu", "cuda", "mps") and not hasattr(some, "to_local")
     return AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2), fused=fused)
 
 
-def make_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
-    """Per step: a linear rise over `warmup_epochs`, then a cosine down to `min_lr` (for Muon, to the same part of its own rate)."""
+def _trained(model: SwinTransformer) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _groups(model: SwinTransformer, names: Collection[str], recipe: Recipe, lr: float) -> list[dict[str, Any]]:
+    """Groups of equal rate and weight decay, the highest rate (the head's) first: what is logged is that of the first group."""
+    exempt, scales = model.no_weight_decay(), layer_scales(model, recipe.layer_decay)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in _trained(model):
+        if name in names:
+            decay = 0.0 if parameter.ndim <= 1 or name in exempt else recipe.weight_decay
+            groups.setdefault((scales[name], decay), []).append(parameter)
+    order = sorted(groups, key=lambda group: (-group[0], not group[1]))
+    return [{"params": groups[scale, decay], "lr": lr * scale, "weight_decay": decay} for scale, decay in order]
+
+
+def make_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LambdaLR:
+    """Per step: a linear rise over `warmup_epochs`, then a cosine to `min_lr`; rates other than `lr` go through the same parts."""
     total = recipe.epochs * steps_per_epoch
     warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total // 2)
-    lowest = min(recipe.min_lr, recipe.lr)
-    if isinstance(optimizer, Muon):
-        lowest *= recipe.muon_lr / recipe.lr
-    cosine = CosineAnnealingLR(optimizer, T_max=max(total - warmup, 1), eta_min=lowest)
-    if warmup < 1:
-        return cosine
-    rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    return SequentialLR(optimizer, [rise, cosine], milestones=[warmup])
+    lowest = min(recipe.min_lr / recipe.lr, 1.0)
+
+    def part(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = min((step - warmup) / max(total - warmup, 1), 1.0)
+        return lowest + (1 - lowest) * (1 + math.cos(math.pi * done)) / 2
+
+    return LambdaLR(optimizer, part)
+
+
+def go_to(schedule: LambdaLR, step: int) -> None:
+    """Put a fresh schedule to where it is after so many steps; its optimiser has the rates of that step already."""
+    rates = [group["lr"] for group in schedule.optimizer.param_groups]
+    schedule.load_state_dict({"last_epoch": step, "_step_count": step + 1, "_last_lr": rates, "lr_lambdas": []})
 
 
 class Average:
-    """A running average of a model's weights that forgets its untrained beginning: the decay starts low and rises to `decay`."""
+    """A running average of a model's weights that forgets its beginning: the decay starts low and rises to `decay`. Frozen weights stay."""
 
     def __init__(self, model: SwinTransformer, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
@@ -62,7 +87,8 @@ class Average:
     def update(self, model: nn.Module) -> None:
         """Take in the weights after one more step."""
         rate = 1 - min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 1.0
-        ours, theirs = ([local(parameter) for parameter in m.parameters()] for m in (self.module, model))
+        trained = [pair for pair in zip(self.module.parameters(), model.parameters(), strict=True) if pair[1].requires_grad]
+        ours, theirs = ([local(pair[which]) for pair in trained] for which in (0, 1))
         torch._foreach_lerp_(ours, theirs, rate)
         self.count += 1
 

@@ -36,7 +36,11 @@ class Recipe:
     data: str = _field(DEFAULT_DATA, DATA_HELP)
     val_fraction: float | None = _field(None, "Part of the training images held out for validation where the data has no val/ of its own.")
     skip_broken: bool = _field(False, "Train without the images that cannot be read or are smaller than a patch, instead of stopping.")
-    model: str = _field("swin_nano_patch2_window7_28", "A name from `swinkit models`.")
+    model: str = _field("swin_nano_patch2_window7_28", "A name from `swinkit models`; with pretrained also a path or hf-hub:OWNER/NAME.")
+    pretrained: bool = _field(False, "Fine-tune: start from the weights that model names, under a new head where the classes differ.")
+    freeze: str = _field(
+        "", 'With pretrained: a number freezes the patch embedding and so many stages, "all-but-head" all but the classifier.'
+    )
     img_size: int | None = _field(None, "Image size in pixels; by default the model's.")
     window_size: int | None = _field(None, "Window size in tokens; by default the model's.")
     ape: bool | None = _field(None, "Whether to add an absolute position embedding; by default as the model has it.")
@@ -48,6 +52,7 @@ class Recipe:
     muon_lr: float = _field(0.02, "Highest learning rate of Muon's matrices.")
     lr: float = _field(1e-3, "Highest learning rate, for the batch size given.")
     min_lr: float = _field(1e-5, "Learning rate at the end of the cosine.")
+    layer_decay: float = _field(1.0, "How much slower each layer learns than the one after it, such as 0.8; 1 is off.")
     warmup_epochs: float = _field(1.0, "Epochs over which the learning rate rises linearly; at most half of the run.")
     weight_decay: float = _field(0.05, "AdamW's weight decay; norms, biases and position parameters have none.")
     beta2: float = _field(0.999, "AdamW's second moment decay.")
@@ -61,9 +66,10 @@ class Recipe:
     aa: str = _field("", 'RandAugment as "rand-m9-n2" (magnitude 9 of 10, 2 operations); empty is off.')
     color_jitter: float = _field(0.0, "Strength of brightness, contrast and saturation jitter.")
     reprob: float = _field(0.0, "Probability of random erasing.")
-    mean: tuple[float, ...] | None = _field(None, "Pixel mean per channel, in [0, 1]; by default the data's.")
-    std: tuple[float, ...] | None = _field(None, "Pixel standard deviation per channel; by default the data's.")
-    crop_pct: float = _field(1.0, "Part of the resized image that evaluation keeps.")
+    mean: tuple[float, ...] | None = _field(None, "Pixel mean per channel, in [0, 1]; by default the weights' or the data's.")
+    std: tuple[float, ...] | None = _field(None, "Pixel standard deviation per channel; by default the weights' or the data's.")
+    interpolation: str | None = _field(None, '"bicubic" or "bilinear"; by default the weights\' or bicubic.')
+    crop_pct: float | None = _field(None, "Part of the resized image that evaluation keeps; by default the weights' or 1.")
     model_ema: bool = _field(False, "Keep a running average of the weights, which is then what is evaluated and saved.")
     model_ema_decay: float = _field(0.998, "How much of the average stays in each step.")
     weight_init: str = _field(
@@ -82,6 +88,8 @@ class Recipe:
     seed: int = _field(0, "Seed of everything random.")
 
     def __post_init__(self) -> None:
+        if isinstance(self.freeze, int) and not isinstance(self.freeze, bool):  # as YAML and Python have it
+            object.__setattr__(self, "freeze", str(self.freeze))
         for field, kind in get_type_hints(type(self)).items():
             object.__setattr__(self, field, _fitted(field, getattr(self, field), kind))
         for field in ("epochs", "batch_size", "grad_accum_steps"):
@@ -90,6 +98,8 @@ class Recipe:
             require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more")
         for field in ("smoothing", "model_ema_decay", "beta2"):
             require(0 <= getattr(self, field) < 1, field, getattr(self, field), "from 0 up to, not including, 1")
+        require(self.crop_pct is None or 0 < self.crop_pct <= 1, "crop_pct", self.crop_pct, "above 0 and at most 1")
+        require(self.interpolation in (None, "bicubic", "bilinear"), "interpolation", self.interpolation, "bicubic or bilinear")
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(self.amp_dtype in ("bfloat16", "float16"), "amp_dtype", self.amp_dtype, "bfloat16 or float16")
         require(self.weight_init in ("original", "wide", "local"), "weight_init", self.weight_init, "original, wide or local")
@@ -97,7 +107,19 @@ class Recipe:
         require(self.muon_lr > 0, "muon_lr", self.muon_lr, "above 0")
         require(not (self.amp_dtype == "float16" and self.opt == "muon"), "amp_dtype", "float16", "bfloat16 with opt muon")
         require(not (self.shard and self.opt == "muon"), "shard", True, "false with opt muon, which needs whole matrices")
+        self._check_pretrained()
         self.randaugment()
+
+    def _check_pretrained(self) -> None:
+        require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0 and at most 1")
+        fits = re.fullmatch(r"|\d+|all-but-head", self.freeze) is not None
+        require(fits, "freeze", self.freeze, "a number of stages, all-but-head, or nothing")
+        if self.freeze and not self.pretrained:
+            raise ConfigError(f"freeze is {self.freeze!r}, which keeps weights as they were loaded; add pretrained, or leave it out.")
+        if self.pretrained and self.weight_init != "original":
+            raise ConfigError(
+                f"weight_init is {self.weight_init!r}, which would overwrite pretrained weights; leave it out, or train without pretrained."
+            )
 
     def randaugment(self) -> tuple[int, int]:
         """(operations, magnitude) of `aa`; timm counts magnitudes to 10, torchvision in 31 bins."""
@@ -142,8 +164,10 @@ def load_recipe(name_or_file: str | Path, **changes: Any) -> Recipe:
     return Recipe().replace(**(_parsed(text, path) | changes))
 
 
-def recipe_for(data: str) -> str:
-    """The name of the recipe that suits a data set when none is asked for."""
+def recipe_for(data: str, pretrained: bool = False) -> str:
+    """The name of the recipe that suits a data set, or fine-tuning, when none is asked for."""
+    if pretrained:
+        return "finetune"
     return data if data in list_recipes() else "folder"
 
 

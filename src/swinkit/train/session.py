@@ -20,16 +20,18 @@ from swinkit.data import absolute_source, open_data
 from swinkit.data.check import apply, report
 from swinkit.environment import read_environment, record_environment
 from swinkit.errors import ConfigError, TrainingError
-from swinkit.runtimes.device import describe
 from swinkit.tasks.classify import Scores
-from swinkit.train.checks import adjustments, check_plan, look_for_all
+from swinkit.train.checks import check_device, look_for_all
 from swinkit.train.events import Log, MakeLogger, NoLog
 from swinkit.train.finish import finish
+from swinkit.train.introduction import introduction
 from swinkit.train.loop import Trainer
+from swinkit.train.plan import plan_start
 from swinkit.train.progress import TrainingProgress
 from swinkit.train.recipe import DEFAULT_DATA, Recipe, load_recipe, recipe_for
 from swinkit.train.run import Run
 from swinkit.train.snapshot import resume
+from swinkit.train.weights import local_source
 from swinkit.train.world import World, open_world
 
 
@@ -87,10 +89,10 @@ def _start(
 
 def _recipe(data: str | Path | None, recipe: str | Path | None, options: Mapping[str, Any]) -> Recipe:
     if recipe is None:
-        recipe = recipe_for(str(data or DEFAULT_DATA))
+        recipe = recipe_for(str(data or DEFAULT_DATA), pretrained=bool(options.get("pretrained")))
     changes = dict(options) | ({"data": str(data)} if data is not None else {})
     chosen = load_recipe(recipe, **changes)
-    return chosen.replace(data=absolute_source(chosen.data))
+    return chosen.replace(data=absolute_source(chosen.data), model=local_source(chosen.model) if chosen.pretrained else chosen.model)
 
 
 def resume_run(
@@ -123,7 +125,7 @@ def _go_on(world: World, folder: Path, command: str, console: Console | None, lo
         if not run.config.is_file():
             raise ConfigError(f"{folder} is not a run folder (it has no config.yaml); expected one that `swinkit train` wrote.")
         chosen = same_steps(load_recipe(run.config), run, world)
-    trainer, _ = _trainer(chosen, run, world, console)
+    trainer, _ = _trainer(chosen, run, world, console, run.checkpoint("last") if run.has("last") else None)
     return _train(trainer, command or f"swinkit train --resume {shlex.quote(str(folder))}", console, loggers, again=True)
 
 
@@ -143,16 +145,20 @@ def same_steps(recipe: Recipe, run: Run, world: World) -> Recipe:
     return recipe.replace(batch_size=share, grad_accum_steps=facts["grad_accum_steps"])
 
 
-def _trainer(recipe: Recipe, run: Run, world: World, console: Console | None) -> tuple[Trainer, list[str]]:
-    """The trainer, and what was found in its data. Everything that can be wrong is found here, before anything is written."""
+def _trainer(recipe: Recipe, run: Run, world: World, console: Console | None, checkpoint: Path | None = None) -> tuple[Trainer, list[str]]:
+    """The trainer, and what was found in its data. Everything that can be wrong is found here, before anything is written.
+
+    checkpoint: of a run that goes on; it stands in for the weights that the run started from.
+    """
     with world.together():
         _share_threads(recipe, world)
         splits = open_data(recipe.data, seed=recipe.seed, val_fraction=recipe.val_fraction)
-        check_plan(recipe, splits, world)
-    findings = look_for_all(recipe, splits, world, console)
+        check_device(recipe, world)
+        start = plan_start(recipe, splits, checkpoint)
+    findings = look_for_all(start, splits, world, console)
     with world.together():
         usable = apply(splits, findings, recipe.skip_broken)
-        trainer = Trainer(recipe, usable, run, world)
+        trainer = Trainer(recipe, usable, run, world, start)
     return trainer, report(findings, splits)
 
 
@@ -186,7 +192,7 @@ def _train(
                 progress = fitting.enter_context(TrainingProgress(console, trainer.recipe.epochs, trainer.steps_per_epoch, trainer.step))
                 log = _log(trainer, loggers)
                 fitting.push(log)
-            for line in _introduction(trainer, found):
+            for line in introduction(trainer, found):
                 progress.say(line)
             _fit(trainer, progress, log)
         trained = None
@@ -211,38 +217,6 @@ def _fit(trainer: Trainer, progress: TrainingProgress, log: Log | NoLog) -> None
 
 def _log(trainer: Trainer, loggers: Sequence[MakeLogger]) -> Log | NoLog:
     return Log(trainer.run, asdict(trainer.resolved()), trainer.step, loggers) if trainer.world.first else NoLog()
-
-
-def _introduction(trainer: Trainer, found: Sequence[str]) -> list[str]:
-    recipe, splits = trainer.recipe, trainer.splits
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    precision = str(trainer.amp or torch.float32).removeprefix("torch.")
-    counts = f"{len(splits.train):,} images to train on, {len(splits.val):,} to validate"
-    test = f", {len(splits.test):,} to test" if splits.test is not None else ""
-    lines = [
-        f"data    {splits.name}, {len(splits.classes)} classes: {counts}{test}",
-        *found,
-        f"model   {recipe.model}: {parameters / 1e6:.2f} M parameters, {trainer.config.in_chans} x "
-        f"{trainer.preprocess.size[0]} x {trainer.preprocess.size[1]} pixels in",
-        f"recipe  {recipe.epochs} epochs of {trainer.steps_per_epoch} steps, {_batch(trainer)}, "
-        f"learning rate {recipe.lr:g}, seed {recipe.seed}",
-        f"on      {describe(trainer.device)}, {precision}",
-        f"run     {trainer.run.folder}",
-        *(f"note    {note}" for note in adjustments(trainer)),
-    ]
-    total = recipe.epochs * trainer.steps_per_epoch
-    if trainer.step == total:
-        lines.append("done    the run was trained to its end already; it is scored again. For more epochs start a new run")
-    elif trainer.step:
-        lines.append(f"resumed at step {trainer.step} of {total}")
-    return lines
-
-
-def _batch(trainer: Trainer) -> str:
-    """ "batch 64", or how it comes together."""
-    factors = [(trainer.accumulate, "accumulated"), (trainer.world.size, "processes")]
-    parts = [str(trainer.batch_size), *(f"{number} {what}" for number, what in factors if number > 1)]
-    return f"batch {trainer.images_per_step}" + (f" ({' x '.join(parts)})" if len(parts) > 1 else "")
 
 
 def _new_folder(recipe: Recipe) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from swinkit.checkpoints.native import SavedModel
 from swinkit.errors import DataError, TrainingError
 from swinkit.train import state
-from swinkit.train.optim import local
+from swinkit.train.optim import go_to, local
 from swinkit.train.parallel import whole
 from swinkit.train.run import STATE
 from swinkit.train.window import Window
@@ -57,7 +57,6 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
         "images_per_step": trainer.images_per_step,
         "grad_accum_steps": trainer.accumulate,
         "optimizers": [state.optimizer_facts(optimizer) for optimizer in trainer.optimizers],
-        "schedules": [schedule.state_dict() for schedule in trainer.schedules],
         "scaler": trainer.scaler.state_dict(),
         "averaged": trainer.average.count if trainer.average else 0,
     }
@@ -92,8 +91,8 @@ def _restore(trainer: Trainer, facts: dict[str, Any]) -> None:
     state.read_tensors(trainer.run.checkpoint("last") / STATE, tensors, trainer.world.size)
     for optimizer, remembered in zip(trainer.optimizers, facts["optimizers"], strict=True):
         state.restore_optimizer(optimizer, remembered)
-    for schedule, remembered in zip(trainer.schedules, facts["schedules"], strict=True):
-        schedule.load_state_dict(remembered)
+    for schedule in trainer.schedules:
+        go_to(schedule, facts["step"])
     trainer.scaler.load_state_dict(facts["scaler"])
     if trainer.average:
         trainer.average.count = facts["averaged"]
