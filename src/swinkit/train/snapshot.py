@@ -36,7 +36,8 @@ def save(trainer: Trainer) -> None:
     finite = all(bool(local(parameter).isfinite().all()) for parameter in trainer.model.parameters())
     trainer.world.raise_together(None if finite else trainer.stopped("A weight is not finite"))
     weights = {name: whole(tensor) for name, tensor in trainer.weights.state_dict().items()}
-    saved = SavedModel(trainer.config, weights, trainer.splits.classes, trainer.preprocess.to_dict())
+    preprocess, origin = trainer.preprocess.to_dict(), trainer.model.origin
+    saved = SavedModel(trainer.config, weights, trainer.splits.classes, preprocess, origin=origin)
     tensors = state.tensors_of(trainer.model, trainer.optimizers, trainer.average)
     try:
         run.save(step, saved, _facts(trainer), tensors, world=trainer.world, sharded=trainer.sharded, best=trainer.best.step)
