@@ -9,6 +9,7 @@ import argparse
 import collections
 import io
 import json
+import os
 import pickle
 import random
 import resource
@@ -16,6 +17,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -299,6 +301,15 @@ def private_kib():
         return next(int(line.split()[1]) for line in file if line.startswith("Anonymous:"))
 
 
+def guard_memory():
+    """End at once, leaving the input, when memory grows within one attempt; the machine must not run out of it."""
+    limit = private_kib() + 2 * PRIVATE_LIMIT_KIB
+    while private_kib() < limit:
+        time.sleep(0.05)
+    print("more than 2 GiB of private memory within one attempt: see input.bin", flush=True)
+    os._exit(3)
+
+
 def too_slow(*_):
     raise TimeoutError("more than 20 seconds")
 
@@ -319,6 +330,8 @@ def main():
         attempt(path)  # also imports whatever torch imports late
     sys.addaudithook(watch)
     signal.signal(signal.SIGALRM, too_slow)
+    resource.setrlimit(resource.RLIMIT_AS, (24 << 30, resource.RLIM_INFINITY))
+    threading.Thread(target=guard_memory, daemon=True).start()
     count, broken, end, start_kib = collections.Counter(), 0, time.monotonic() + options.seconds, private_kib()
     while time.monotonic() < end:
         kind = rng.choice(list(files))

@@ -225,7 +225,7 @@ def test_stand_ins_do_nothing(tmp_path):
     mark = tmp_path / "executed"
     code = f"open({str(mark)!r}, 'w')".encode()
     text = b"X" + struct.pack("<I", len(code)) + code
-    builtin = b"cbuiltins\ngetattr\n(cbuiltins\nstr\nX\x0a\x00\x00\x00__class__tR"  # getattr(str, "__class__")
+    builtin = b"cbuiltins\ngetattr\n(cbuiltins\nstr\nX\x09\x00\x00\x00__class__tR"  # getattr(str, "__class__")
     for program in (builtin, b"cbuiltins\ndict\n" + text + b"\x85R", b"cargparse\nNamespace\n)\x81}X\x01\x00\x00\x00a" + text + b"sb"):
         refused(written(tmp_path, with_pickle(b"\x80\x02" + program + b".")), "holds one LeftOut;")
     for stand_in, _ in unpickling.STAND_INS:
@@ -262,7 +262,9 @@ def with_pickle(program):
         (b"\x82\x01.", "Unsupported operand"),  # EXT1
         (b"cbuiltins\ngetattr\n(cbuiltins\ndict\nX\x05\x00\x00\x00clearetR.", "."),
         (b"cargparse\nNamespace\n)\x81cos\nsystem\nb.", "asks for os.system"),
-        (b"ctorch\nFloatTensor\n\x8a\x05\x00\x00\x00\x00\x10\x85R.", "."),
+        (b"ctorch\nFloatTensor\n\x8a\x05\x00\x00\x00\x00\x10\x85R.", "asks for torch.FloatTensor"),
+        (b"ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R.", "asks for torch.Tensor"),
+        (b"ctorch\nFloatStorage\nJ\xff\xff\xff\x7f\x85R.", "not callable|Trying to call reduce"),
         (b"cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "asks for builtins.bytearray"),
         (b"ccollections\nOrderedDict\n)R}X\x0b\x00\x00\x00__setstate__cos\nsystem\nsb.", "asks for os.system|broken"),
         (b"cevil\x1b[31m\nname\n.", r"asks for evil\?\[31m.name"),
@@ -291,8 +293,8 @@ def test_pickles_written_by_hand(tmp_path, program, match):
         ({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, "state of an optimizer and no weights"),
         ({"student": {"a": torch.ones(1)}, "teacher": {"a": torch.ones(1)}}, "Several dictionaries of tensors.*'student', 'teacher'"),
         ({"a": torch.ones(2, dtype=torch.complex64)}, "'a' has numbers of type torch.complex64"),
-        ({"a": torch.eye(2).to_sparse()}, "sparse, quantized, nested or meta tensor .*_rebuild_sparse_tensor"),
-        ({"a": torch.ones(2, device="meta")}, "sparse, quantized, nested or meta tensor .*_rebuild_meta"),
+        ({"a": torch.eye(2).to_sparse()}, "sparse, quantized, nested, meta or otherwise special tensor .*_rebuild_sparse_tensor"),
+        ({"a": torch.ones(2, device="meta")}, "sparse, quantized, nested, meta or otherwise special tensor .*_rebuild_meta"),
         ({3: torch.ones(1)}, "3 is no name of a tensor"),
         ({"a\n\x1b[31m": torch.ones(1)}, r"'a\\n\\x1b\[31m' is no name of a tensor"),
         ({"x" * 10_000: torch.ones(1)}, "xxx...' is no name of a tensor"),
@@ -308,7 +310,33 @@ def test_contents_that_are_no_weights(tmp_path, content, match):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch deprecates quantized tensors
 def test_quantized_tensors(tmp_path):
     content = {"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}
-    refused(written(tmp_path, torch_bytes(content)), "sparse, quantized, nested or meta tensor .*_rebuild_qtensor")
+    refused(written(tmp_path, torch_bytes(content)), "sparse, quantized, nested, meta or otherwise special tensor .*_rebuild_qtensor")
+
+
+REPEATED = (  # one number, 2^31 - 1 times
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQ"
+    b"K\x00J\xff\xff\xff\x7f\x85K\x00\x85\x89ccollections\nOrderedDict\n)RtR"
+)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"ctorch\nSize\n" + REPEATED + b"\x85R.",
+        b"ctorch\nSize\n" + REPEATED + b"R.",
+        b"cargparse\nNamespace\n" + REPEATED + b"R.",
+        b"cargparse\nNamespace\n" + REPEATED + b"\x81.",
+        b"ccollections\nOrderedDict\n](" + REPEATED + b"e\x85R.",
+        b"ccollections\nOrderedDict\n]q\x01\x85q\x020h\x01" + REPEATED + b"a0ccollections\nOrderedDict\nh\x02R.",
+        b"ccollections\nOrderedDict\n)R" + REPEATED + b"b.",
+        REPEATED + REPEATED + b"b.",
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + REPEATED + b"tQ.",
+        b"cbuiltins\nset\n" + REPEATED + b"\x85R.",
+        b"ccollections\nCounter\n" + REPEATED + b"\x85R.",
+    ],
+)
+def test_a_repeated_tensor_is_never_looped_over(tmp_path, program):
+    refused(written(tmp_path, with_pickle(b"\x80\x02" + program)), "a tensor|no tuple|Unsupported")
 
 
 def sharded(folder, weight_map, **shards):
