@@ -1,8 +1,8 @@
 """What a trained model still knows after `swinkit.resize`, before any further training.
 
-    python benchmarks/resizing.py [epochs]
+    python benchmarks/resizing.py [epochs [model ...]]
 
-Trains a V1 and a V2 model on the Fashion-MNIST sample, resizes each, and scores them on the 1,000 test images, enlarged to the new size.
+Trains models on the Fashion-MNIST sample, resizes each, and scores them on the 1,000 test images, enlarged to the new size.
 """
 
 import platform
@@ -15,6 +15,7 @@ import torch
 
 import swinkit
 
+MODELS = ("swin_pico_patch2_window7_28", "swinv2_pico_patch2_window7_28")
 SIZES = {
     "as trained: 28 px, window 7, patch 2": {},
     "42 px": {"img_size": 42},
@@ -47,9 +48,9 @@ def without_tables(model):
     return model
 
 
-def main(epochs):
+def main(epochs, names):
     print(f"{platform.machine()}, torch {torch.__version__}, {epochs} epochs; top-1 on 1,000 images")
-    for name in ("swin_pico_patch2_window7_28", "swinv2_pico_patch2_window7_28"):
+    for name in names:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             run = swinkit.train(output=Path(folder) / "run", model=name, epochs=epochs, ape=False, threads=1).run
@@ -67,4 +68,4 @@ def main(epochs):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 8)
+    main(int(sys.argv[1]) if sys.argv[1:] else 6, sys.argv[2:] or MODELS)

@@ -215,6 +215,7 @@ def test_everything_else_is_kept():
     old.set_grad_checkpointing()
     old.labels, old.preprocess = ("cat", "dog"), {"size": [32, 32], "mean": [0.1, 0.2, 0.6], "std": [1.0, 1.0, 1.0]}
     new = swinkit.resize(torch.nn.DataParallel(old), img_size=(40, 48), window_size=5)
+    assert new.preprocess["mean"] is not old.preprocess["mean"]
     assert new.labels == ("cat", "dog")
     assert new.preprocess == old.preprocess | {"size": [40, 48]}
     assert {parameter.dtype for parameter in new.parameters()} == {torch.bfloat16}
@@ -288,6 +289,11 @@ def test_what_cannot_be_is_said():
         swinkit.resize(model, window_size=5)
 
 
+def test_names_that_nobody_knows_are_passed_through():
+    config, odd = SwinConfig(**SMALL), {f"{name}.relative_position_bias_table": torch.zeros(1) for name in ("", "layers.9.blocks.0.attn")}
+    assert resize_tensors(odd, config, config.replace(window_size=5)) == odd
+
+
 def test_weights_that_are_not_numbers_stay_visible():
     model = small(1)
     with torch.no_grad():
@@ -316,6 +322,7 @@ def test_classes_are_picked_by_index():
         ([-1], None, "holds -1"),
         ([], None, "is empty"),
         ([True, False, True, False, True], None, "holds True or False"),
+        (torch.tensor([True, False, True, False, True]), None, "holds True or False"),
         ([0.5], None, "expected whole numbers from 0 to 4"),
         ([0, 1], ["a"], "1 labels for 2 classes"),
         ("in22k_to_in1k", None, "picks from 21841 classes, and this classifier has 5"),

@@ -8,11 +8,13 @@ K heads | C channels | H W a grid of tokens | h w a window
 
 from __future__ import annotations
 
+import copy
 import json
 import operator
+import re
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ BiasMethod = Literal["bicubic", "geometric"]
 BIAS_METHODS = {"bicubic": bicubic, "geometric": geometric}
 CLASS_MAPS = {"in22k_to_in1k": 21841}
 """name of a list of class indices, in the file NAME.json -> outputs of the classifier that it picks from"""
+_BIAS_TABLE = re.compile(r"layers\.(\d+)\.blocks\.\d+\.attn\.relative_position_bias_table")
 
 M = TypeVar("M", bound=SwinTrunk)
 
@@ -100,7 +103,7 @@ def resized_preprocess(preprocess: dict[str, Any], old: SwinConfig, new: SwinCon
     Grey to RGB repeats them, which is exact; RGB to grey takes their average. For other numbers of channels there is no way to read
     images from files, and the result is empty.
     """
-    after = dict(preprocess)
+    after = copy.deepcopy(preprocess)
     if after and new.img_size != old.img_size:
         after["size"] = list(pair(new.img_size))
     if after and new.in_chans != old.in_chans:
@@ -146,11 +149,11 @@ def _resized(name: str, tensor: Tensor, old: SwinConfig, new: SwinConfig, bias_m
         before = old.grids[0]
         _check(name, tensor.shape, (1, old.embed_dim, *before) if tensor.ndim == 4 else (1, before[0] * before[1], old.embed_dim))
         return resize_position(tensor, before, new.grids[0])
-    if name.endswith(".relative_position_bias_table"):
-        stage = int(name.split(".")[1])  # layers.STAGE.blocks. ...
-        before, after = old.windows[stage], new.windows[stage]
+    found = _BIAS_TABLE.fullmatch(name)
+    if found and int(found[1]) < len(old.depths):
+        before, after = old.windows[int(found[1])], new.windows[int(found[1])]
         if before != after:
-            _check(name, tensor.shape, ((2 * before[0] - 1) * (2 * before[1] - 1), old.num_heads[stage]))
+            _check(name, tensor.shape, ((2 * before[0] - 1) * (2 * before[1] - 1), old.num_heads[int(found[1])]))
         return resize_bias_table(tensor, before, after, bias_method)
     return tensor
 
@@ -164,12 +167,13 @@ def _check(name: str, shape: Sequence[int], wanted: Sequence[int]) -> None:
 
 
 def _plain(model: M) -> M:
-    """The model itself, out of its compiled or data-parallel wrapper."""
-    plain: M = getattr(model, "_orig_mod", model)
-    plain = plain if isinstance(plain, SwinTrunk) else getattr(plain, "module", plain)
-    if not isinstance(plain, SwinTrunk):
-        raise InputError(f"Got a {type(plain).__name__}; expected a SwinTransformer or a SwinBackbone.")
-    return plain
+    """The model itself, out of its compiled and data-parallel wrappers."""
+    plain: Any = model
+    while not isinstance(plain, SwinTrunk):
+        plain = getattr(plain, "_orig_mod", None) or getattr(plain, "module", None)
+        if plain is None:
+            raise InputError(f"Got a {type(model).__name__}; expected a SwinTransformer or a SwinBackbone.")
+    return cast(M, plain)
 
 
 def _rebuilt(model: M, config: SwinConfig, tensors: dict[str, Tensor]) -> M:
@@ -200,14 +204,14 @@ def _rows(indices: Sequence[int] | str, classes: int) -> list[int]:
     if isinstance(indices, str):
         return _named_rows(indices, classes)
     try:
-        rows = [operator.index(index) for index in indices]
+        given = list(indices.tolist() if isinstance(indices, Tensor) else indices)
+        rows = [operator.index(index) for index in given]
     except TypeError:
-        raise InputError(
-            f"indices is {indices!r:.80}; expected whole numbers from 0 to {classes - 1}, or {' or '.join(CLASS_MAPS)}."
-        ) from None
+        expected = f"expected whole numbers from 0 to {classes - 1}, or {' or '.join(CLASS_MAPS)}"
+        raise InputError(f"indices is {indices!r:.80}; {expected}.") from None
     wrong = [index for index in rows if not 0 <= index < classes]
-    if wrong or not rows or any(isinstance(index, bool) for index in indices):
-        found = f"holds {wrong[0]}" if wrong else "is empty" if not rows else "holds True or False"
+    if wrong or not rows or any(isinstance(index, bool) for index in given):
+        found = f"holds {wrong[0]}" if wrong else "holds True or False" if rows else "is empty"
         raise InputError(f"indices {found}; expected at least one whole number from 0 to {classes - 1}.")
     return rows
 
