@@ -61,7 +61,7 @@ def draw(images, classes, seed, skip, count):
 
 
 def prepare(work, seeds, before, after):
-    """For pretraining on the classes `before` and training on those `after`: the pretraining set, a small set for each seed, and the test images."""
+    """The pretraining set of the classes `before`, a small set of those `after` for each seed, and the test images of those."""
     train, test = full("train"), full("test")
     write_images(work / "before" / "val", train, draw(train, before, 0, 0, 100))
     write_images(work / "before" / "train", train, draw(train, before, 0, 100, None))
