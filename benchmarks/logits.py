@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import tempfile
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -219,7 +220,7 @@ def printed(code):
 def where():
     names = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     peers = ", ".join(f"{module.__name__} {module.__version__}" for module in (torch, timm, torchvision, transformers))
-    return f"{names[0]}, {os.cpu_count()} cores, {torch.get_num_threads()} thread, {peers}"
+    return f"{names[0]}, {os.cpu_count()} cores (one thread).\n{peers}"
 
 
 def main():
@@ -231,7 +232,7 @@ def main():
             for size in (OWN[version], *AWKWARD):
                 print(*rows(peer, version, size), sep="\n", flush=True)
     for title, (shown, code) in REPRODUCTIONS.items():
-        print(f"\n## {title}\n\n{shown}\n\n```py\n{code}```\n\n```\n{printed(code)}```")
+        print(f"\n## {title}\n\n{textwrap.fill(shown, 150)}\n\n```py\n{code}```\n\n```\n{printed(code)}```")
 
 
 if __name__ == "__main__":
