@@ -281,6 +281,15 @@ def test_pickles_written_by_hand(tmp_path, program, match):
     refused(written(tmp_path, with_pickle(b"\x80\x02" + program)), match)
 
 
+def test_a_shape_below_nothing(tmp_path):
+    """torch makes a tensor of shape (0, -1), which raises only where its numbers are asked for."""
+    with zipfile.ZipFile(io.BytesIO(torch_bytes({"a": torch.ones(0, 3)}))) as file:
+        program = file.read(next(name for name in file.namelist() if name.endswith("data.pkl")))
+    negative = program.replace(b"K\x00K\x03\x86", b"K\x00J\xff\xff\xff\xff\x86", 1)
+    assert negative != program
+    refused(written(tmp_path, with_pickle(negative)), "impossible shape .0, -1.")
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [

@@ -120,6 +120,8 @@ def _problem(name: object, value: Tensor) -> str:
         return f"is no name of a tensor; expected at most {_LONGEST} printable characters"
     if type(value) not in (Tensor, torch.nn.Parameter) or value.layout is not torch.strided or value.device.type != "cpu":
         return f"is a {type(value).__name__} ({value.layout}, on {value.device}); expected a plain dense tensor: save it as one"
+    if min(value.shape, default=0) < 0:
+        return f"has the impossible shape {tuple(value.shape)}; the file is broken: download or save it again"
     if value.dtype not in NUMBERS:
         return f"has numbers of type {value.dtype}; expected float16, bfloat16, float32, float64 or integers: convert it before saving"
     return ""
