@@ -108,7 +108,7 @@ def from_saved(
     features_only: bool | None = None,
     out_indices: int | Sequence[int] | None = None,
 ) -> SwinTransformer | SwinBackbone:
-    """The same for a model that was read already, with `config` in place of its own."""
+    """The same for a model that was read already, with `config` in place of its own. The tensors in `saved.own` become the model's."""
     config = keep_position_units(config or saved.config, saved.config)
     was_backbone = saved.out_indices is not None
     as_backbone = was_backbone if features_only is None else features_only
@@ -120,8 +120,8 @@ def from_saved(
         model = _build(config, as_backbone, saved.out_indices if out_indices is None else out_indices)
     tensors = resize_tensors(saved.tensors, saved.config, config)
     tensors = _for_backbone(model, tensors) if isinstance(model, SwinBackbone) else tensors
-    # Copies: what was read are views of a file, which somebody may overwrite while the model lives.
-    fill(model, {name: tensor.clone() for name, tensor in tensors.items()})
+    # Copies: most of what was read are views of a file, which somebody may overwrite while the model lives.
+    fill(model, {name: t if name in saved.own and t is saved.tensors[name] else t.clone() for name, t in tensors.items()})
     model.labels, model.origin = saved.labels, saved.origin
     model.preprocess = resized_preprocess(saved.preprocess, saved.config, config)
     if num_classes is not None and num_classes != config.num_classes and isinstance(model, SwinTransformer):

@@ -1,4 +1,4 @@
-"""What a dialect stores differently from ours, beyond the name: exact in both directions, on values and on shapes (meta tensors) alike."""
+"""What a dialect stores differently from ours, beyond the name: exact in both directions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from swinkit.errors import CheckpointError
+
 Convert = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,20 @@ class Change:
 
     read: Convert
     write: Convert
+    shapes: Callable[[Sequence[Shape]], Sequence[Shape]]
+    """The shapes of what `read` makes, from theirs. Errors: CheckpointError for shapes that it cannot read."""
 
 
-SAME = Change(read=lambda tensors: tensors, write=lambda tensors: tensors)
+SAME = Change(read=lambda tensors: tensors, write=lambda tensors: tensors, shapes=lambda shapes: shapes)
 
-SPLIT = Change(read=lambda parts: [torch.cat(list(parts))], write=lambda whole: whole[0].chunk(3))
+
+def _stacked(shapes: Sequence[Shape]) -> Sequence[Shape]:
+    if any(not shape or shape[1:] != shapes[0][1:] for shape in shapes):
+        raise CheckpointError(f"queries, keys and values have shapes that do not go together: {', '.join(map(str, shapes))}.")
+    return [(sum(shape[0] for shape in shapes), *shapes[0][1:])]
+
+
+SPLIT = Change(read=lambda parts: [torch.cat(list(parts))], write=lambda whole: whole[0].chunk(3), shapes=_stacked)
 """transformers: queries, keys and values are three layers; ours is one, their rows stacked."""
 
 
@@ -30,23 +42,29 @@ def _merge_bias(ours: Sequence[Tensor]) -> Sequence[Tensor]:
     return [torch.cat((queries, torch.zeros_like(queries), values))]
 
 
-KEYLESS_BIAS = Change(read=lambda theirs: [theirs[0].chunk(3)[0], theirs[0].chunk(3)[2]], write=_merge_bias)
+def _thirds(shapes: Sequence[Shape]) -> Sequence[Shape]:
+    if len(shapes[0]) != 1 or not shapes[0][0] or shapes[0][0] % 3:
+        raise CheckpointError(f"the bias of queries, keys and values has the shape {shapes[0]}, expected a vector of three equal parts.")
+    return [(shapes[0][0] // 3,)] * 2
+
+
+KEYLESS_BIAS = Change(read=lambda theirs: [theirs[0].chunk(3)[0], theirs[0].chunk(3)[2]], write=_merge_bias, shapes=_thirds)
 """torchvision V2: one bias for q, k, v whose key third it sets to zero at each forward; ours has none for keys."""
 
 
-ORDER = (0, 2, 1, 3)
-"""The four tokens that merge, ours (rows fastest) in terms of nn.Unfold's (columns fastest), and the other way: its own inverse."""
-
-
 def _to_unfold(ours: Sequence[Tensor]) -> Sequence[Tensor]:
-    blocks = ours[0].unflatten(-1, (4, -1))  # ..., token, channel
-    return [blocks[..., list(ORDER), :].transpose(-1, -2).flatten(-2)]
+    return [ours[0].unflatten(-1, (2, 2, -1)).transpose(-1, -3).flatten(-3)]  # ..., column, row, channel -> ..., channel, row, column
 
 
 def _from_unfold(theirs: Sequence[Tensor]) -> Sequence[Tensor]:
-    blocks = theirs[0].unflatten(-1, (-1, 4))  # ..., channel, token
-    return [blocks[..., list(ORDER)].transpose(-1, -2).flatten(-2)]
+    return [theirs[0].unflatten(-1, (-1, 2, 2)).transpose(-1, -3).flatten(-3)]
 
 
-UNFOLD = Change(read=_from_unfold, write=_to_unfold)
+def _fourfold(shapes: Sequence[Shape]) -> Sequence[Shape]:
+    if not shapes[0] or shapes[0][-1] % 4:
+        raise CheckpointError(f"a patch merging has the shape {shapes[0]}, whose last side is no multiple of the four tokens that merge.")
+    return shapes
+
+
+UNFOLD = Change(read=_from_unfold, write=_to_unfold, shapes=_fourfold)
 """mm*: merging through nn.Unfold, whose 4C inputs are channel-major and whose tokens run along the row first."""

@@ -14,14 +14,14 @@ from torch import Tensor
 from swinkit.checkpoints import native
 from swinkit.checkpoints.about import About, from_name, read_about
 from swinkit.checkpoints.checking import check_finite
-from swinkit.checkpoints.dialects import Dialect
 from swinkit.checkpoints.findings import Findings
+from swinkit.checkpoints.fitting import adoptable
 from swinkit.checkpoints.hub import local
 from swinkit.checkpoints.infer import Inferred, infer_config
 from swinkit.checkpoints.layout import Shapes, expected_shapes
 from swinkit.checkpoints.native import SavedModel
 from swinkit.checkpoints.opening import Opened, find_weights, open_weights
-from swinkit.checkpoints.translate import Translation, candidates, shapes_of
+from swinkit.checkpoints.translate import Translation, candidates
 from swinkit.config import SwinConfig, pair
 from swinkit.errors import CheckpointError
 from swinkit.model import relative_position_index
@@ -63,13 +63,7 @@ def examine(source: str | Path, *, strict: bool = True, **known: Any) -> tuple[S
 
 
 def _examined(opened: Opened, about: About, given: Mapping[str, Any], strict: bool) -> tuple[SavedModel, Findings]:
-    attempts = [_Attempt(translation, opened, about, given) for translation in candidates(list(opened.tensors))]
-    if not attempts:
-        raise CheckpointError(
-            f"{opened.source} is not a Swin Transformer: there is no patch embedding under any name that swinkit knows among "
-            f"{_some(opened.tensors)}."
-        )
-    best = min(attempts, key=lambda attempt: attempt.distance)
+    best = _best(opened, about, given)
     if best.error:
         raise CheckpointError(f"{opened.source}, read as {best.translation.dialect.title}'s: {best.error}")
     findings = best.findings
@@ -81,16 +75,31 @@ def _examined(opened: Opened, about: About, given: Mapping[str, Any], strict: bo
     return best.saved(about), findings
 
 
+def _best(opened: Opened, about: About, given: Mapping[str, Any]) -> _Attempt:
+    """The first dialect that fits, else the one that fits best."""
+    translations = []
+    for translation in candidates(list(opened.tensors)):
+        translations.append(translation)
+        if not translation.unknown and not (attempt := _Attempt(translation, opened, about, given)).distance:
+            return attempt
+    if not translations:
+        raise CheckpointError(
+            f"{opened.source} is not a Swin Transformer: there is no patch embedding under any name that swinkit knows among "
+            f"{_some(opened.tensors)}."
+        )
+    return min((_Attempt(translation, opened, about, given) for translation in translations), key=lambda attempt: attempt.distance)
+
+
 class _Attempt:
     """A file read as one dialect."""
 
     def __init__(self, translation: Translation, opened: Opened, about: About, given: Mapping[str, Any]) -> None:
         self.translation, self.opened = translation, opened
-        self.shapes: Shapes = {name: tuple(t.shape) for name, t in translation.read(shapes_of(opened.tensors)).items()}
-        self.buffers = _constants(translation, opened.tensors)
-        self.out_indices = _maps(self.shapes, about, translation.dialect)
         self.error = ""
         try:
+            self.shapes: Shapes = translation.shapes(opened.tensors)
+            self.buffers = _constants(translation, opened.tensors)
+            self.out_indices = _maps(self.shapes, about)
             self.inferred = self._infer(about, given)
             self.findings = self._compare()
             check_constants(self.buffers, self.inferred)
@@ -155,7 +164,8 @@ class _Attempt:
         check_finite(tensors, self.opened.source)
         config = self.inferred.config
         labels = about.labels if len(about.labels) == config.num_classes else ()
-        return SavedModel(config, tensors, labels, about.preprocess or _as_the_originals(config), self.out_indices)
+        own = adoptable(tensors, self.opened.tensors.values() if self.opened.mapped else ())
+        return SavedModel(config, tensors, labels, about.preprocess or _as_the_originals(config), self.out_indices, own=own)
 
 
 def _constants(translation: Translation, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -190,7 +200,7 @@ def _as_the_originals(config: SwinConfig) -> dict[str, Any]:
     return {"size": list(size), "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)} | crop if config.in_chans == 3 else {}
 
 
-def _maps(shapes: Shapes, about: About, dialect: Dialect) -> tuple[int, ...] | None:
+def _maps(shapes: Shapes, about: About) -> tuple[int, ...] | None:
     """The stages whose maps a backbone returns; None for a classifier."""
     normed = tuple(sorted({int(found[1]) for name in shapes if (found := re.match(r"norm(\d+)\.weight", name))}))
     if normed:

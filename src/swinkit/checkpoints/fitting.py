@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
 from torch import Tensor, nn
 
 from swinkit.errors import CheckpointError
+
+
+def adoptable(tensors: Mapping[str, Tensor], views: Iterable[Tensor]) -> frozenset[str]:
+    """Names of the tensors that a model may take without a copy: each fills memory that is shared with no other one and none of `views`."""
+    foreign = {_memory(view) for view in views}
+    users = Counter(map(_memory, tensors.values()))
+    return frozenset(
+        name
+        for name, tensor in tensors.items()
+        if _memory(tensor) not in foreign
+        and users[_memory(tensor)] == 1
+        and tensor.is_contiguous()
+        and tensor.untyped_storage().nbytes() == tensor.nbytes
+    )
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:

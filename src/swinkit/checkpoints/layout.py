@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,8 +16,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 def expected_shapes(config: SwinConfig, out_indices: Sequence[int] | None = None) -> Shapes:
     """Our names -> shapes, of a classifier, or of a backbone that returns the maps of the stages in `out_indices`."""
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in SwinTransformer(config).state_dict().items()}
+    shapes = dict(_of_classifier(config))
     if out_indices is None:
         return shapes
     last = max(out_indices)
@@ -27,6 +27,12 @@ def expected_shapes(config: SwinConfig, out_indices: Sequence[int] | None = None
         if config.ape:
             shapes["absolute_pos_embed"] = (1, config.embed_dim, *config.grids[0])
     return shapes
+
+
+@lru_cache(maxsize=8)
+def _of_classifier(config: SwinConfig) -> Shapes:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in SwinTransformer(config).state_dict().items()}
 
 
 def _in_backbone(name: str, last: int) -> bool:

@@ -36,6 +36,8 @@ class SavedModel:
     """The stages whose maps a backbone returns; None: a classifier."""
     origin: dict[str, str] = field(default_factory=dict)
     """Where the weights come from, for the model card: "base_model" (what they were made from), "license"; as far as known."""
+    own: frozenset[str] = frozenset()
+    """Names of the tensors that reading made, which one model may adopt; the others are views of a file or of a model, to be copied."""
 
     def to_json(self) -> str:
         """The text of config.json."""

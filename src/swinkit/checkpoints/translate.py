@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
+from swinkit.checkpoints.changes import Shape
 from swinkit.checkpoints.dialects import DIALECTS, DROPPED, Dialect, Row
 from swinkit.checkpoints.patterns import Place
 
@@ -42,6 +42,13 @@ class Translation:
             ours |= zip(entry.ours, entry.row.change.read([tensors[name] for name in entry.theirs]), strict=True)
         return ours
 
+    def shapes(self, tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+        """Our names -> the shapes that `read` will give, without touching a number. Errors: CheckpointError."""
+        ours: dict[str, Shape] = {}
+        for entry in self.entries:
+            ours |= zip(entry.ours, entry.row.change.shapes([tuple(tensors[name].shape) for name in entry.theirs]), strict=True)
+        return ours
+
 
 def translate(names: Iterable[str], dialect: Dialect, version: int, prefix: str) -> Translation:
     """Sort the names of a file by what `dialect` says of them. `prefix`: see `find_prefixes`."""
@@ -61,8 +68,9 @@ def translate(names: Iterable[str], dialect: Dialect, version: int, prefix: str)
             parts[number, tuple(place.items())][part] = name
         else:
             found.unknown.append(name)
+    taken: set[str] = set()
     for (number, where), theirs in parts.items():
-        _add(found, rows[number], dict(where), theirs)
+        _add(found, rows[number], dict(where), theirs, taken)
     return found
 
 
@@ -74,14 +82,15 @@ def _look_up(name: str, rows: list[Row]) -> tuple[int, int, Place] | None:
     return None
 
 
-def _add(found: Translation, row: Row, place: Place, theirs: dict[int, str]) -> None:
+def _add(found: Translation, row: Row, place: Place, theirs: dict[int, str], taken: set[str]) -> None:
     if len(theirs) < len(row.theirs):
         found.unknown += theirs.values()
         return
     ours = tuple(pattern.at(place) for pattern in row.ours)
-    if any(name in entry.ours for entry in found.entries for name in ours):
+    if not taken.isdisjoint(ours):
         found.unknown += theirs.values()
         return
+    taken.update(ours)
     found.entries.append(Entry(row, ours, tuple(theirs[part] for part in range(len(row.theirs)))))
 
 
@@ -110,14 +119,13 @@ def version_of(names: Iterable[str]) -> int:
     return 2 if any(name.endswith(".logit_scale") for name in names) else 1
 
 
-def candidates(names: list[str]) -> list[Translation]:
-    """A translation by each dialect whose patch projection is there."""
+def candidates(names: list[str]) -> Iterator[Translation]:
+    """A translation by each dialect whose patch projection is there, in the order of preference; each is made when it is asked for."""
     version = version_of(names)
-    found = []
     for dialect in DIALECTS:
         if version in dialect.versions:
-            found += [translate(names, dialect, version, prefix) for prefix in sorted(set(find_prefixes(names, dialect)))]
-    return found
+            for prefix in sorted(set(find_prefixes(names, dialect))):
+                yield translate(names, dialect, version, prefix)
 
 
 def write(ours: Mapping[str, Tensor], dialect: Dialect, version: int, prefix: str, last: int) -> dict[str, Tensor]:
@@ -143,8 +151,3 @@ def _look_up_ours(name: str, rows: list[Row]) -> tuple[int, int, Place]:
 
 def _outer(name: str, dialect: Dialect, prefix: str) -> str:
     return name if dialect.beside and name.startswith(dialect.beside) else f"{prefix}{name}"
-
-
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without their values, to try a translation on."""
-    return {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
