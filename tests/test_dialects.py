@@ -216,7 +216,7 @@ REFUSED = {
         (1, {"patch_norm": False}, "norm after the patch embedding"),
     ],
     "mmdet": [(1, {}, "backbones only"), (2, {}, "no Swin V2")],
-    "mmpretrain": [(1, {"img_size": (32, 64)}, "not square")],
+    "mmpretrain": [(1, {"window_size": (4, 2)}, "not squares"), (2, {"img_size": 33}, "no multiple of its patches")],
     "original": [(1, {"size_policy": "per_axis", "window_size": 16}, "in another way"), (1, {"img_size": 36}, "pads nothing")],
 }
 

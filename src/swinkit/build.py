@@ -84,6 +84,7 @@ def from_pretrained(
     out_indices: int | Sequence[int] | None = None,
     size_policy: SizePolicy | None = None,
     pretrained_window_sizes: Sequence[SizeLike] | None = None,
+    strict: bool = True,
 ) -> SwinTransformer | SwinBackbone:
     """Load anybody's Swin Transformer, in eval mode: a run, a folder of `save_pretrained` or in a hub's layout, a file of weights, or
     `hf-hub:OWNER/NAME` (`hf-hub:OWNER/NAME@REVISION`) of the Hugging Face hub.
@@ -92,12 +93,14 @@ def from_pretrained(
     window_size, img_size and pretrained_window_sizes also say what a V2 file without configuration does not tell. Another `num_classes`
     puts a new classifier in place of the saved one. Weights are resized to other sizes and channels as `resize` does. A classifier loads
     as a backbone with `features_only`; the norms that only a dense backbone has are then new.
+    strict=False: what fits is loaded, and a warning lists what is missing, which is then new and random, and what was ignored.
     Errors: CheckpointError with what does not fit, ConfigError.
     """
     changes: dict[str, Any] = {"in_chans": in_chans, "img_size": img_size, "window_size": window_size}
     changes |= {"patch_size": patch_size, "drop_path_rate": drop_path_rate, "size_policy": size_policy}
     hints: dict[str, Any] = {"window_size": window_size, "img_size": img_size, "size_policy": size_policy}
-    saved = _read(path_or_id, pretrained_window_sizes=pretrained_window_sizes, **hints)
+    saved = _read(path_or_id, strict=strict, pretrained_window_sizes=pretrained_window_sizes, **hints)
+    saved = saved if strict else _completed(saved)
     return from_saved(saved, changed(saved.config, **changes), num_classes, features_only, out_indices)
 
 
@@ -174,6 +177,13 @@ def _read(source: str | Path, **hints: Any) -> native.SavedModel:
     folder = download(wanted.repo_id, wanted.revision)
     license = stated_license(folder)
     return replace(read(folder, **hints), origin={"base_model": wanted.repo_id} | ({"license": license} if license else {}))
+
+
+def _completed(saved: native.SavedModel) -> native.SavedModel:
+    """With what is missing as a new model has it."""
+    new = _build(saved.config, saved.out_indices is not None, saved.out_indices).state_dict()
+    dtype = next((tensor.dtype for tensor in saved.tensors.values()), torch.float32)
+    return replace(saved, tensors={name: saved.tensors.get(name, tensor.to(dtype)) for name, tensor in new.items()})
 
 
 def _public(name: str | SwinConfig) -> native.SavedModel:

@@ -9,17 +9,21 @@ from swinkit._verbs import callable_module
 from swinkit.checkpoints.examine import examine
 from swinkit.checkpoints.findings import Findings
 from swinkit.checkpoints.writing import check_target, dialect_name, write
+from swinkit.errors import CheckpointError
 
 
 def convert(source: str | Path, out: str | Path, *, to: str, force: bool = False, strict: bool = True, **known: Any) -> Findings:
     """Read a model in whatever dialect it is and write it in the dialect `to`; returns the report on what was read.
 
     out: a file ending in .pth or .safetensors; a folder for native, timm and transformers. known: see `inspect`.
+    strict=False: leave out what is unexpected, listed in the report; what is missing is never made up.
     Errors: CheckpointError where the source cannot be read, or the dialect cannot express the model; nothing is written then.
     """
     out, to = Path(out).expanduser(), dialect_name(to)
     check_target(out, to, force)
     saved, findings = examine(source, strict=strict, **known)
+    if findings.missing or findings.wrong_shape:
+        raise CheckpointError(f"{source} makes no whole model, so nothing was written: {findings.problems()}.")
     write(saved, out, to, force)
     return findings
 

@@ -43,6 +43,14 @@ def read_about(folder: Path) -> About:
     raise CheckpointError(f"{path} is neither swinkit's nor timm's nor transformers'; remove it to go by the tensors alone.")
 
 
+def _mapping(content: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    """A dictionary in a configuration; empty where there is none. Errors: CheckpointError where something else stands there."""
+    value = content.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{path}: {name} is {value!r:.80}; expected a dictionary. Take the file that was saved with the weights.")
+    return value
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Errors: CheckpointError."""
     try:
@@ -73,19 +81,27 @@ def from_name(name: str) -> dict[str, Any]:
 
 TIMM_FIELDS = {
     "img_size", "patch_size", "in_chans", "embed_dim", "depths", "num_heads", "window_size", "pretrained_window_sizes",
-    "mlp_ratio", "qkv_bias", "drop_rate", "attn_drop_rate", "drop_path_rate",
+    "mlp_ratio", "qkv_bias", "attn_drop_rate", "drop_path_rate",
 }  # fmt: skip
-"""timm's names of the fields of SwinConfig, which are ours."""
+"""timm's names of the fields of SwinConfig that are ours too. (Its drop_rate is the classifier's; ours is its proj_drop_rate.)"""
 
 
 def _timm(content: Mapping[str, Any], path: Path) -> About:
-    architecture = str(content.get("architecture", content.get("pretrained_cfg", {}).get("architecture", "")))
+    architecture = str(content.get("architecture") or _mapping(content, "pretrained_cfg", path).get("architecture"))
     if not architecture.startswith(("swin_", "swinv2_")) or architecture.startswith("swinv2_cr"):
         raise CheckpointError(
             f"{path} is timm's for {architecture!r}; swinkit reads timm's swin_* and swinv2_* (not swinv2_cr_*, another architecture)."
         )
-    weights, given = content.get("pretrained_cfg", {}), content.get("model_args") or {}
+    # Before timm 0.9 everything lay side by side, without a pretrained_cfg.
+    weights, given = _mapping(content, "pretrained_cfg", path) or content, _mapping(content, "model_args", path)
+    pooling = given.get("global_pool") or content.get("global_pool") or "avg"
+    if pooling != "avg":
+        raise CheckpointError(
+            f"{path} has global_pool {pooling!r}; swinkit averages the last map as the originals do, so it cannot be read."
+        )
     known = from_name(architecture) | {name: _sizes(value) for name, value in given.items() if name in TIMM_FIELDS and value is not None}
+    known |= {"version": 2 if architecture.startswith("swinv2_") else 1}
+    known |= {"drop_rate": given["proj_drop_rate"]} if "proj_drop_rate" in given else {}
     size = weights.get("input_size")
     if size and "img_size" not in given:
         known["img_size"] = size[1] if size[1] == size[2] else (size[1], size[2])
@@ -135,7 +151,8 @@ FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 """transformers' names of the fields of SwinConfig."""
 SAME_AS_OURS = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
 """What transformers lets vary and swinkit, like the originals, does not."""
-KINDS = {"swin": 1, "swinv2": 2, "maskformer-swin": 1}
+KINDS = {"swin": 1, "swinv2": 2, "maskformer-swin": 1, "donut-swin": 1}
+"""transformers' model_type -> version."""
 
 
 def _transformers(content: Mapping[str, Any], folder: Path, path: Path) -> About:
@@ -152,23 +169,34 @@ def _transformers(content: Mapping[str, Any], folder: Path, path: Path) -> About
         known = {ours: convert(inner[theirs]) for theirs, (ours, convert) in FIELDS.items() if inner.get(theirs) is not None}
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe a Swin Transformer: {error}") from None
-    if KINDS[kind] == 1:
-        known.pop("pretrained_window_sizes", None)
-    elif not any(known.get("pretrained_window_sizes", ())):
+    known["version"] = KINDS[kind]
+    if KINDS[kind] == 1 or not any(known.get("pretrained_window_sizes", ())):
         known["pretrained_window_sizes"] = ()
-    names = content.get("id2label") or {}
-    labels = tuple(str(names[key]) for key in sorted(names, key=int)) if inner is content and all(str(k).isdigit() for k in names) else ()
-    indices = tuple(index - 1 for index in inner.get("out_indices") or () if index > 0)
-    return About("transformers", known, () if _made_up(labels) else labels, _processor(folder, known), indices or None)
+    labels = _labels(_mapping(content, "id2label", path)) if inner is content else ()
+    return About("transformers", known, labels, _processor(folder, known), _out_indices(inner, path))
+
+
+def _labels(names: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classes; none where nobody gave any: transformers then writes LABEL_0, LABEL_1, ..."""
+    if not all(str(key).isdecimal() for key in names):
+        return ()
+    labels = tuple(str(names[key]) for key in sorted(names, key=int))
+    return () if all(label == f"LABEL_{number}" for number, label in enumerate(labels)) else labels
+
+
+def _out_indices(inner: Mapping[str, Any], path: Path) -> tuple[int, ...] | None:
+    """The stages whose maps a backbone returns, ours counted from 0 and theirs after the stem; before transformers 4.30 by name."""
+    try:
+        names = ["stem", *(f"stage{number}" for number, _ in enumerate(inner.get("depths") or (2, 2, 6, 2), start=1))]
+        given = inner.get("out_indices") or [names.index(name) for name in inner.get("out_features") or ()]
+        indices = sorted(range(len(names))[index] - 1 for index in given)
+    except (TypeError, ValueError, IndexError):
+        raise CheckpointError(f"{path}: out_indices or out_features name no stages of this model.") from None
+    return tuple(index for index in indices if index >= 0) or None
 
 
 def _is_swin(value: Any) -> bool:
     return isinstance(value, Mapping) and value.get("model_type") in KINDS
-
-
-def _made_up(labels: tuple[str, ...]) -> bool:
-    """LABEL_0, LABEL_1, ...: what transformers writes where nobody named the classes."""
-    return all(label == f"LABEL_{number}" for number, label in enumerate(labels))
 
 
 def _processor(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]:

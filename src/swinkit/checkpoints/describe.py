@@ -17,7 +17,7 @@ def for_timm(saved: SavedModel) -> dict[str, dict[str, Any]]:
     """File name -> content. timm builds the named architecture with every argument replaced by this model's."""
     config, height_width = saved.config, pair(saved.config.img_size)
     base = "swin_tiny_patch4_window7_224" if config.version == 1 else "swinv2_tiny_window8_256"
-    arguments = {name: _plain(getattr(config, name)) for name in sorted(TIMM_FIELDS - {"pretrained_window_sizes", "drop_rate"})}
+    arguments = {name: _plain(getattr(config, name)) for name in sorted(TIMM_FIELDS - {"pretrained_window_sizes"})}
     arguments |= {"window_size": _plain(config.windows), "proj_drop_rate": config.drop_rate}
     if config.version == 2:
         arguments["pretrained_window_sizes"] = _plain(config.pretrained_windows)

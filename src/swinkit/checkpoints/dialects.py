@@ -230,6 +230,7 @@ DROPPED = (
     (re.compile(r".*attn_mask"), "computed from the map, window and shift"),
     (re.compile(r".*\.k_bias"), "always zero: keys have no bias in V2"),
     (re.compile(r"(?:.*\.)?mask_token"), "belongs to masked pretraining"),
+    (re.compile(r"hidden_states_norms\.stem\.(?:weight|bias)"), "the norm of the stem's map, which a backbone here does not return"),
     (re.compile(r"decoder\.0\.(?:weight|bias)"), "belongs to masked pretraining: its reconstruction head"),
 )
 """Names -> why they are left out, in every dialect."""

@@ -23,6 +23,8 @@ from swinkit.fields import pair
 V2_DOUBT = "V2's weights do not tell"
 V2_WINDOW = 8
 """Assumed where nothing tells: the window of most published V2 models."""
+CERTAIN = ("version", "depths", "embed_dim", "num_heads", "patch_size", "in_chans")
+"""Fields that the shapes leave no doubt about."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Inferred:
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     """Those notes that the numbers depend on."""
+    contradictions: tuple[str, ...] = ()
+    """What was given and the tensors deny, each as part of a sentence."""
 
 
 def infer_config(shapes: Shapes, buffers: Mapping[str, Tensor], known: Mapping[str, Any], policy: str) -> Inferred:
@@ -43,6 +47,7 @@ def infer_config(shapes: Shapes, buffers: Mapping[str, Tensor], known: Mapping[s
     """
     shown = _from_shapes(shapes) | {"size_policy": policy}
     given = {name: value for name, value in known.items() if value is not None}
+    contradictions = _contradictions(shown, given, len(shapes))
     for doubted in ((), ("img_size",), ("window_size",), ("img_size", "window_size")):
         # What was given may be what the model shall become; what it is must agree with its tables.
         fields, notes = _completed(shown | {name: value for name, value in given.items() if name not in doubted}, shapes, buffers)
@@ -52,7 +57,22 @@ def infer_config(shapes: Shapes, buffers: Mapping[str, Tensor], known: Mapping[s
     else:
         # The peer shrank its windows by another rule than the originals: say what they are.
         fields |= {"window_size": windows, "size_policy": "per_axis"}
-    return Inferred(_simplest(_made(fields)), tuple(notes), tuple(note for note in notes if note.startswith(V2_DOUBT)))
+    doubts = tuple(note for note in notes if note.startswith(V2_DOUBT))
+    return Inferred(_simplest(_made(fields)), tuple(notes), doubts, contradictions)
+
+
+def _contradictions(shown: Mapping[str, Any], given: Mapping[str, Any], tensors: int) -> tuple[str, ...]:
+    """Where a configuration that was given is of another model. Errors: CheckpointError for one that is hopelessly so."""
+    certain = [name for name in CERTAIN if name in given and _plain(given[name]) != _plain(shown[name])]
+    found = tuple(f"{name} is {given[name]} in the configuration and {shown[name]} in the tensors" for name in certain)
+    # A block has ten tensors and more: one of these depths would be built for a long time, to be found missing.
+    if "version" in certain or ("depths" in certain and sum(d for d in given["depths"] if isinstance(d, int)) > tensors):
+        raise CheckpointError(f"{found[0]}; they are of two models: take the configuration that was saved with the weights.")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return pair(value) if isinstance(value, int) else tuple(value) if isinstance(value, list) else value
 
 
 def _completed(fields: dict[str, Any], shapes: Shapes, buffers: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
@@ -91,11 +111,11 @@ def _from_shapes(shapes: Shapes) -> dict[str, Any]:
             depths[int(found[1])] = max(depths[int(found[1])], int(found[2]) + 1)
     stages = range(len(depths))
     patch = shapes.get("patch_embed.proj.weight", ())
-    if not depths or len(patch) != 4 or set(depths) != set(stages):
+    if not depths or len(patch) != 4 or 0 in patch or set(depths) != set(stages):
         raise CheckpointError("There are no patch embedding and stages in it that could be a Swin Transformer's.")
     first = "layers.0.blocks.0."
     version = 2 if f"{first}attn.logit_scale" in shapes else 1
-    heads = [shapes.get(f"layers.{s}.blocks.0.attn.{_heads(version)}", (0, 0)) for s in stages]
+    heads = [shapes.get(f"layers.{s}.blocks.0.attn.{_heads(version)}") or (0, 0) for s in stages]
     return {
         "version": version,
         "embed_dim": patch[0],
@@ -103,12 +123,24 @@ def _from_shapes(shapes: Shapes) -> dict[str, Any]:
         "patch_size": patch[2] if patch[2] == patch[3] else (patch[2], patch[3]),
         "depths": tuple(depths[s] for s in stages),
         "num_heads": tuple(shape[-1] if version == 1 else shape[0] for shape in heads),
-        "num_classes": shapes["head.weight"][0] if "head.weight" in shapes else 0,
-        "mlp_ratio": shapes.get(f"{first}mlp.fc1.weight", (4 * patch[0],))[0] / patch[0],
+        "num_classes": (shapes.get("head.weight") or (0,))[0],
+        "mlp_ratio": _mlp_ratio(shapes, patch[0]),
         "qkv_bias": (f"{first}attn.qkv.bias" if version == 1 else f"{first}attn.q_bias") in shapes,
         "ape": "absolute_pos_embed" in shapes,
         "patch_norm": "patch_embed.norm.weight" in shapes,
     }
+
+
+def _mlp_ratio(shapes: Shapes, channels: int) -> float:
+    """The shortest number that gives the hidden channels of every stage as all peers count them: int(channels * ratio)."""
+    first = ((name.split("."), shape) for name, shape in shapes.items() if name.endswith(".blocks.0.mlp.fc1.weight") and shape)
+    hidden = {channels * 2 ** int(parts[1]): shape[0] for parts, shape in first}
+    least: float = max((count / dim for dim, count in hidden.items()), default=4.0)
+    for digits in range(17):
+        ratio: float = math.ceil(least * 10.0**digits) / 10.0**digits
+        if all(int(dim * ratio) == count for dim, count in hidden.items()):
+            return ratio
+    return least
 
 
 def _heads(version: int) -> str:
@@ -124,7 +156,7 @@ def _windows(shapes: Shapes, buffers: Mapping[str, Tensor], fields: Mapping[str,
         index = buffers.get(f"{start}relative_position_index")
         if coords is not None and coords.ndim == 4:
             windows.append(((coords.shape[1] + 1) // 2, (coords.shape[2] + 1) // 2))
-        elif table is not None:
+        elif table:
             windows.append(_by_rows(table[0], stage, fields))
         elif index is not None:
             side = math.isqrt(math.isqrt(index.numel()))

@@ -42,10 +42,10 @@ def _in_backbone(name: str, last: int) -> bool:
     return not name.startswith(("norm.", "head."))
 
 
-def constants(config: SwinConfig) -> Iterator[tuple[int, int, str, Tensor]]:
+def constants(config: SwinConfig, masks: bool) -> Iterator[tuple[int, int, str, Tensor]]:
     """(stage, block, name, tensor) of what the original's modules keep as buffers, although it follows from the configuration.
 
-    `attn_mask` is there for blocks that shift; dense backbones make it at forward.
+    masks: with `attn_mask` for blocks that shift, as the original classifier; dense backbones and the peers make it at forward.
     """
     for stage, depth in enumerate(config.depths):
         window, grid = config.windows[stage], config.grids[stage]
@@ -55,7 +55,7 @@ def constants(config: SwinConfig) -> Iterator[tuple[int, int, str, Tensor]]:
             yield stage, block, "attn.relative_position_index", index.clone()
             if config.version == 2:
                 yield stage, block, "attn.relative_coords_table", offsets.clone()
-            if block % 2 and config.size_policy == "official" and not any(config.drop_shift(grid, window)):
+            if masks and block % 2 and not any(config.drop_shift(grid, window)) and min(window) > 1:
                 yield stage, block, "attn_mask", additive_mask(grid, window)
 
 

@@ -62,6 +62,8 @@ def _torchvision(saved: SavedModel) -> Iterator[str]:
         yield "there is no norm after the patch embedding, which torchvision always has"
     if not config.qkv_bias:
         yield "queries and values have no bias, which torchvision's always have"
+    if sum(config.depths) == 1:
+        yield "it has one block, and torchvision divides by the number of blocks less one"
     if config.version == 2 and config.pretrained_windows != config.windows:
         yield "its window differs from the one it was pretrained with, and torchvision's V2 knows one window only"
     if len(set(config.windows)) > 1:
@@ -83,6 +85,8 @@ def _transformers(saved: SavedModel) -> Iterator[str]:
         yield "a window shrank to its map, and transformers' V1 keeps the bias table of the whole window"
     if config.version == 2 and (_oblong(config.img_size) or any(h != w for h, w in config.pretrained_windows)):
         yield "image or pretraining window are not square, where transformers' V2 uses one side for both"
+    yield from _floored_maps(config) if config.version == 2 else ()
+    yield from _padded_image(config, "transformers")
     if backbone and config.version == 1:
         yield from _unnormed_backbone(saved, "transformers' SwinBackbone norms every map")
     else:
@@ -92,8 +96,10 @@ def _transformers(saved: SavedModel) -> Iterator[str]:
 def _mmpretrain(saved: SavedModel) -> Iterator[str]:
     config = saved.config
     yield from _classifier_only(saved, "mmpretrain", "mmdet is the layout for backbones")
-    yield from _square(config, "mmpretrain")
-    yield from _other_sizes(config, "official", "mmpretrain")
+    if _windows_oblong(config):
+        yield f"its windows ({_windows(config)}) are not squares, which is all that mmpretrain has"
+    yield from _padded_image(config, "mmpretrain")
+    yield from _other_sizes(config.replace(window_size=list(config.windows)), "official", "mmpretrain")
 
 
 def _mmdet(saved: SavedModel) -> Iterator[str]:
@@ -122,8 +128,6 @@ LIMITS: dict[str, Callable[[SavedModel], Iterator[str]]] = {
 def _square(config: SwinConfig, who: str) -> Iterator[str]:
     if _windows_oblong(config) or len(set(config.asked_windows)) > 1:
         yield f"its windows ({_windows(config)}) are not one square for all stages, which is all that {who} has"
-    if _oblong(config.img_size) or _oblong(config.patch_size):
-        yield f"image ({config.img_size}) or patch ({config.patch_size}) are not square, and {who} expects squares"
 
 
 def _classifier_only(
@@ -146,6 +150,24 @@ def _standard_scale(config: SwinConfig, who: str) -> Iterator[str]:
 def _unnormed_backbone(saved: SavedModel, but: str) -> Iterator[str]:
     if saved.out_indices is not None and saved.config.size_policy != "dense":
         yield f"it is a backbone whose maps are not normed, and {but}"
+
+
+def _padded_image(config: SwinConfig, who: str) -> Iterator[str]:
+    image, patch = pair(config.img_size), pair(config.patch_size)
+    if config.floors(image) and (image[0] % patch[0] or image[1] % patch[1]):
+        yield f"the image of {image[0]} x {image[1]} pixels is no multiple of its patches: the rest is left out here, and {who} pads it"
+
+
+def _floored_maps(config: SwinConfig) -> Iterator[str]:
+    """transformers' V2 rounds odd maps down when it chooses windows, although merging rounds them up."""
+    for stage, (grid, window) in enumerate(zip(config.grids, config.windows, strict=True)):
+        side = config.grids[0][0] // 2**stage
+        theirs = min(side, config.asked_windows[stage][0])
+        if (theirs, side <= theirs) != (window[0], any(config.drop_shift(grid, window))):
+            yield (
+                f"stage {stage} has an odd map before it, after which transformers' V2 takes its {grid[0]} x {grid[1]} tokens for "
+                f"{side} x {side} and chooses another window or shift"
+            )
 
 
 def _other_sizes(config: SwinConfig, policy: SizePolicy, who: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,6 +11,10 @@ from torch import Tensor
 from swinkit.checkpoints.changes import Shape
 from swinkit.checkpoints.dialects import DIALECTS, DROPPED, Dialect, Row
 from swinkit.checkpoints.patterns import Place
+from swinkit.errors import CheckpointError
+
+OUTSIDE = "outside of"
+"""How the reason begins for what is no part of the Swin Transformer in a file."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,15 @@ class Entry:
     row: Row
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """Our tensors. Errors: CheckpointError."""
+        given = [tensors[name] for name in self.theirs]
+        try:
+            return self.row.change.read(given)
+        except (RuntimeError, IndexError):
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in zip(self.theirs, given, strict=True))
+            raise CheckpointError(f"{shapes} cannot be a Swin Transformer's {' and '.join(self.ours)}.") from None
 
 
 @dataclass
@@ -36,10 +49,10 @@ class Translation:
     unknown: list[str] = field(default_factory=list)
 
     def read(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our names -> tensors."""
+        """Our names -> tensors. Errors: CheckpointError where they have shapes that cannot be changed into ours."""
         ours: dict[str, Tensor] = {}
         for entry in self.entries:
-            ours |= zip(entry.ours, entry.row.change.read([tensors[name] for name in entry.theirs]), strict=True)
+            ours |= zip(entry.ours, entry.read(tensors), strict=True)
         return ours
 
     def shapes(self, tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -58,7 +71,7 @@ def translate(names: Iterable[str], dialect: Dialect, version: int, prefix: str)
     for name in names:
         inner = _inner(name, dialect, prefix)
         if inner is None:
-            found.dropped[name] = f"outside of {prefix!r}: another part of a larger model"
+            found.dropped[name] = f"{OUTSIDE} {prefix!r}: another part of a larger model"
         elif reason := next((reason for pattern, reason in DROPPED if pattern.fullmatch(inner)), None):
             found.dropped[name] = reason
         elif known := _look_up(inner, rows):
@@ -98,8 +111,8 @@ def _inner(name: str, dialect: Dialect, prefix: str) -> str | None:
     """The name without what wraps the Swin Transformer; None for what lies outside of it."""
     if name.startswith(prefix):
         inner = name[len(prefix) :]
-        # transformers mixes both spellings in one file.
-        own = next((start for start in dialect.prefixes if inner.startswith(start)), "") if not prefix else ""
+        # transformers mixes both spellings in one file: backbone.embeddings beside backbone.swin.layernorm.
+        own = next((start for start in dialect.prefixes if inner.startswith(start)), "")
         return inner[len(own) :]
     own = next((start for start in dialect.prefixes if prefix.endswith(start)), "")
     outer = prefix[: len(prefix) - len(own)]

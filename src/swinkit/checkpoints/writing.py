@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def write(saved: SavedModel, out: Path, to: str, force: bool = False) -> Path:
     if to == NATIVE:
         native.write(saved, out, overwrite=force)
         return out
+    saved = without_unused_stages(saved)
     tensors = tensors_for(saved, to)
     if is_file:
         _write_file(tensors, out, CONTAINERS.get(to, ""))
@@ -80,7 +82,7 @@ def tensors_for(saved: SavedModel, to: str) -> dict[str, Tensor]:
 
     Errors: CheckpointError where the peer's code cannot be this model.
     """
-    dialect = BY_NAME[to]
+    dialect, saved = BY_NAME[to], without_unused_stages(saved)
     if against := reasons(saved, to):
         raise CheckpointError(f"{dialect.title} cannot be this model: {'; '.join(against)}.")
     prefix = _prefix(saved, to)
@@ -94,6 +96,17 @@ def tensors_for(saved: SavedModel, to: str) -> dict[str, Tensor]:
         channels = saved.config.dims[-1]
         tensors |= {"swin.layernorm.weight": like.new_ones(channels), "swin.layernorm.bias": like.new_zeros(channels)}
     return tensors
+
+
+def without_unused_stages(saved: SavedModel) -> SavedModel:
+    """The same backbone, described without the stages after its last map: it has not got them, and the peers would build them."""
+    config, built = saved.config, max(saved.out_indices or (len(saved.config.depths) - 1,)) + 1
+    if built == len(config.depths):
+        return saved
+    changes: dict[str, Any] = {name: getattr(config, name)[:built] for name in ("depths", "num_heads", "pretrained_window_sizes")}
+    if isinstance(config.window_size, tuple) and isinstance(config.window_size[0], tuple):
+        changes["window_size"] = list(config.window_size[:built])
+    return replace(saved, config=config.replace(**changes))
 
 
 def _prefix(saved: SavedModel, to: str) -> str:
@@ -117,9 +130,8 @@ def _stored(saved: SavedModel, dialect: Dialect) -> list[tuple[str, Tensor]]:
     found = []
     block = Pattern(dialect.names.get(BLOCK, BLOCK))
     attention = dialect.leaves.get("attn", "attn")
-    for stage, number, name, tensor in constants(saved.config):
-        if stage > max(saved.out_indices or (stage,)) or (name == "attn_mask" and (dialect.name != "original" or saved.out_indices)):
-            continue
+    masks = dialect.name == "original" and saved.out_indices is None
+    for stage, number, name, tensor in constants(saved.config, masks):
         flat = dialect.name == "torchvision" and name.endswith("index")
         leaf = name.replace("attn.", f"{attention}.", 1)
         found.append((f"{block.at({'s': stage, 'b': number})}.{leaf}", tensor.flatten() if flat else tensor))

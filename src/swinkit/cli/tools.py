@@ -21,6 +21,7 @@ def convert(
     to: Annotated[str | None, Parameter(help="native, original, timm, torchvision, transformers, mmpretrain or mmdet.")] = None,
     inspect: Annotated[bool, Parameter(negative="", help="Only say what SOURCE holds, tensor by tensor; write nothing.")] = False,
     force: Annotated[bool, Parameter(negative="", help="Replace what is at OUT.")] = False,
+    strict: Annotated[bool, Parameter(help="Refuse names that the dialect does not know; --no-strict lists and leaves them out.")] = True,
     window_size: Annotated[int | None, Parameter(help="The window, where the weights do not tell (V2).")] = None,
     img_size: Annotated[int | None, Parameter(help="The image size in pixels, where the weights do not tell.")] = None,
     pretrained_window_sizes: Annotated[
@@ -37,11 +38,11 @@ def convert(
     if inspect == bool(out or to) or bool(out) != bool(to):
         print("swinkit: give OUT and --to, or --inspect alone.", file=sys.stderr)
         return 2
-    found = look(source, **known) if inspect else convert(source, out or "", to=to or "", force=force, **known)
+    found = look(source, **known) if inspect else convert(source, out or "", to=to or "", force=force, strict=strict, **known)
     print(json.dumps(found.to_dict()) if as_json else found.table(), file=sys.stdout if inspect or as_json else sys.stderr)
     if out:
         print(f"written  {out}", file=sys.stderr)
-    return 0 if found.complete else 1
+    return 0 if out or found.complete else 1
 
 
 @app.command
