@@ -29,8 +29,8 @@ import safetensors.torch
 import torch
 
 import swinkit
+from swinkit.checkpoints.dialects.writing import write
 from swinkit.checkpoints.native import SavedModel
-from swinkit.checkpoints.writing import write
 
 MODEL = "swin_large_patch4_window7_224"
 DIALECTS = {

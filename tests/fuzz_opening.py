@@ -25,9 +25,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from swinkit.checkpoints.checking import not_finite
 from swinkit.checkpoints.opening import open_weights
-from swinkit.checkpoints.unpickling import STAND_INS
+from swinkit.checkpoints.opening.checking import not_finite
+from swinkit.checkpoints.opening.unpickling import STAND_INS
 from swinkit.errors import CheckpointError
 
 FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "webbrowser.", "ftplib.", "urllib.", "http.")

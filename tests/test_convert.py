@@ -81,7 +81,7 @@ def test_what_is_not_there_or_no_weights(tmp_path, capsys):
 
 
 def test_a_run_is_converted(trained, tmp_path):
-    swinkit.convert(trained.run, tmp_path / "out", to="transformers")
+    swinkit.convert(trained.run, tmp_path / "out", to="native")
     assert swinkit.from_pretrained(tmp_path / "out").labels == swinkit.from_pretrained(trained.run).labels
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 import swinkit
 from golden_cases import FOLDER as GOLDEN
-from swinkit.checkpoints.dialects import BY_NAME
+from swinkit.checkpoints.dialects.patterns import Pattern
+from swinkit.checkpoints.dialects.tables import BY_NAME
+from swinkit.checkpoints.dialects.writing import tensors_for, write
 from swinkit.checkpoints.native import SavedModel
-from swinkit.checkpoints.patterns import Pattern
-from swinkit.checkpoints.writing import tensors_for, write
 from swinkit.errors import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*V2's weights do not tell")

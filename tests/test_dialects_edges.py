@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 import swinkit
 from small_models import SMALL
-from swinkit.checkpoints.limits import reasons
+from swinkit.checkpoints.dialects.limits import reasons
+from swinkit.checkpoints.dialects.writing import tensors_for, write
 from swinkit.checkpoints.native import SavedModel
-from swinkit.checkpoints.writing import tensors_for, write
 from swinkit.errors import CheckpointError, SwinkitError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*V2's weights do not tell")

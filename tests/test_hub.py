@@ -17,7 +17,8 @@ from huggingface_hub import ModelCard, close_session, constants
 import swinkit
 from fake_hub import Repo, commit_of, lay_out, serve
 from swinkit import weights
-from swinkit.checkpoints import blobs, hub
+from swinkit.checkpoints import hub
+from swinkit.checkpoints.hub import blobs
 from swinkit.cli import run
 from swinkit.errors import CheckpointError, UnknownNameError
 

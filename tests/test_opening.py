@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from swinkit.checkpoints.checking import check_finite, check_sha256, not_finite
 from swinkit.checkpoints.opening import find_weights, open_weights
+from swinkit.checkpoints.opening.checking import check_finite, check_sha256, not_finite
 from swinkit.errors import CheckpointError
 
 

@@ -20,8 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from swinkit.checkpoints import unpickling
-from swinkit.checkpoints.opening import open_weights
+from swinkit.checkpoints.opening import open_weights, unpickling
 from swinkit.errors import CheckpointError
 
 

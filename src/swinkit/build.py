@@ -13,7 +13,7 @@ from torch import nn
 from swinkit.backbone import SwinBackbone
 from swinkit.checkpoints import native
 from swinkit.checkpoints.card import check_license, stated_license
-from swinkit.checkpoints.examine import read
+from swinkit.checkpoints.dialects.examine import read
 from swinkit.checkpoints.fitting import fill
 from swinkit.checkpoints.hub import download, parse_id
 from swinkit.config import SizePolicy, SwinConfig, WindowsLike

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from swinkit._verbs import callable_module
-from swinkit.checkpoints.examine import examine
-from swinkit.checkpoints.findings import Findings
-from swinkit.checkpoints.writing import check_target, dialect_name, write
+from swinkit.checkpoints.dialects.examine import examine
+from swinkit.checkpoints.dialects.findings import Findings
+from swinkit.checkpoints.dialects.writing import check_target, dialect_name, write
 from swinkit.errors import CheckpointError
 
 

@@ -23,7 +23,7 @@ import swinkit
 from swinkit._verbs import callable_module
 from swinkit.build import from_saved
 from swinkit.checkpoints import native
-from swinkit.checkpoints.examine import read
+from swinkit.checkpoints.dialects.examine import read
 from swinkit.data import ImageSet, Preprocess
 from swinkit.data.lenient import ReadBatch, lenient_batches
 from swinkit.data.unlabelled import Data, open_images

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from swinkit._verbs import callable_module
 from swinkit.build import from_saved
-from swinkit.checkpoints.examine import read
+from swinkit.checkpoints.dialects.examine import read
 from swinkit.data import Preprocess, eval_transform, find_images, read_image
 from swinkit.errors import CheckpointError, DataError, InputError
 from swinkit.model import SwinTransformer

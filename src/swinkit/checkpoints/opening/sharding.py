@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from swinkit.checkpoints.formats import INDEX, read_json, recognise
-from swinkit.checkpoints.unwrapping import check_claims, plain, shown
+from swinkit.checkpoints.opening.formats import INDEX, read_json, recognise
+from swinkit.checkpoints.opening.unwrapping import check_claims, plain, shown
 from swinkit.errors import CheckpointError
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from swinkit.checkpoints.changes import Shape
-from swinkit.checkpoints.dialects import DIALECTS, DROPPED, Dialect, Row
-from swinkit.checkpoints.patterns import Place
+from swinkit.checkpoints.dialects.changes import Shape
+from swinkit.checkpoints.dialects.patterns import Place
+from swinkit.checkpoints.dialects.tables import DIALECTS, DROPPED, Dialect, Row
 from swinkit.errors import CheckpointError
 
 OUTSIDE = "outside of"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from swinkit.checkpoints.about import FIELDS, RESAMPLE, TIMM_FIELDS
+from swinkit.checkpoints.dialects.about import FIELDS, RESAMPLE, TIMM_FIELDS
 from swinkit.checkpoints.native import SavedModel
 from swinkit.config import pair
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import safetensors
 from torch import Tensor
 
-from swinkit.checkpoints.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, harmless
-from swinkit.checkpoints.unpickling import read_torch_legacy, read_torch_zip
+from swinkit.checkpoints.opening.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, harmless
+from swinkit.checkpoints.opening.unpickling import read_torch_legacy, read_torch_zip
 from swinkit.errors import CheckpointError
 
 

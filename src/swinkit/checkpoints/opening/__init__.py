@@ -14,10 +14,10 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from swinkit.checkpoints.formats import INDEX, TORCH_LEGACY, recognise
-from swinkit.checkpoints.reading import read_file
-from swinkit.checkpoints.sharding import read_shards
-from swinkit.checkpoints.unwrapping import check_claims, unwrap
+from swinkit.checkpoints.opening.formats import INDEX, TORCH_LEGACY, recognise
+from swinkit.checkpoints.opening.reading import read_file
+from swinkit.checkpoints.opening.sharding import read_shards
+from swinkit.checkpoints.opening.unwrapping import check_claims, unwrap
 from swinkit.errors import CheckpointError
 
 HUB_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

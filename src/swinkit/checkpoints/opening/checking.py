@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from swinkit.checkpoints.unwrapping import listed
+from swinkit.checkpoints.opening.unwrapping import listed
 from swinkit.errors import CheckpointError
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from swinkit.checkpoints.layout import Shapes
+from swinkit.checkpoints.dialects.layout import Shapes
 from swinkit.config import Size, SwinConfig
 from swinkit.errors import CheckpointError, ConfigError
 from swinkit.fields import pair

@@ -12,14 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from swinkit.checkpoints import describe, native
-from swinkit.checkpoints.dialects import ALIASES, BLOCK, BY_NAME, Dialect
+from swinkit.checkpoints import native
+from swinkit.checkpoints.dialects import describe
+from swinkit.checkpoints.dialects.layout import constants
+from swinkit.checkpoints.dialects.limits import reasons
+from swinkit.checkpoints.dialects.patterns import Pattern
+from swinkit.checkpoints.dialects.tables import ALIASES, BLOCK, BY_NAME, Dialect
+from swinkit.checkpoints.dialects.translate import write as translate_back
 from swinkit.checkpoints.files import atomic_file, atomic_folder, write_atomic
-from swinkit.checkpoints.layout import constants
-from swinkit.checkpoints.limits import reasons
 from swinkit.checkpoints.native import SavedModel
-from swinkit.checkpoints.patterns import Pattern
-from swinkit.checkpoints.translate import write as translate_back
 from swinkit.errors import CheckpointError, UnknownNameError
 
 NATIVE = "native"

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from swinkit.checkpoints import native
-from swinkit.checkpoints.about import CONFIG, About, from_name, read_about
-from swinkit.checkpoints.checking import check_finite
-from swinkit.checkpoints.dialects import BY_NAME
-from swinkit.checkpoints.findings import Findings
+from swinkit.checkpoints.dialects.about import CONFIG, About, from_name, read_about
+from swinkit.checkpoints.dialects.findings import Findings
+from swinkit.checkpoints.dialects.infer import Inferred, infer_config
+from swinkit.checkpoints.dialects.layout import Shapes, expected_shapes
+from swinkit.checkpoints.dialects.strangers import stranger
+from swinkit.checkpoints.dialects.tables import BY_NAME
+from swinkit.checkpoints.dialects.translate import OUTSIDE, Translation, candidates
 from swinkit.checkpoints.fitting import adoptable
 from swinkit.checkpoints.hub import local
-from swinkit.checkpoints.infer import Inferred, infer_config
-from swinkit.checkpoints.layout import Shapes, expected_shapes
 from swinkit.checkpoints.native import SavedModel
 from swinkit.checkpoints.opening import HUB_NAMES, Opened, find_weights, open_weights
-from swinkit.checkpoints.strangers import stranger
-from swinkit.checkpoints.translate import OUTSIDE, Translation, candidates
+from swinkit.checkpoints.opening.checking import check_finite
 from swinkit.config import SwinConfig, pair
 from swinkit.errors import CheckpointError
 from swinkit.model import relative_position_index

@@ -13,8 +13,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import IO
 
-from swinkit.checkpoints.formats import harmless
-from swinkit.checkpoints.stack import Stack, full_name
+from swinkit.checkpoints.opening.formats import harmless
+from swinkit.checkpoints.opening.stack import Stack, full_name
 from swinkit.errors import CheckpointError
 
 _WEIGHTS = re.compile(

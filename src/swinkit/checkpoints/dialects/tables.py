@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from swinkit.checkpoints.changes import KEYLESS_BIAS, SAME, SPLIT, UNFOLD, Change
-from swinkit.checkpoints.patterns import Pattern
+from swinkit.checkpoints.dialects.changes import KEYLESS_BIAS, SAME, SPLIT, UNFOLD, Change
+from swinkit.checkpoints.dialects.patterns import Pattern
 
 BLOCK, MERGING = "layers.{s}.blocks.{b}", "layers.{s}.downsample"
 OUTSIDE_BLOCKS = (

@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from swinkit.checkpoints.blobs import check_blob
-from swinkit.checkpoints.hub_errors import explain, not_in_cache
+from swinkit.checkpoints.hub.blobs import check_blob
+from swinkit.checkpoints.hub.errors import explain, not_in_cache
 from swinkit.errors import CheckpointError
 
 PREFIXES = ("hf-hub:", "hf_hub:")

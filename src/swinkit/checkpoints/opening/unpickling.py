@@ -18,8 +18,8 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from swinkit.checkpoints.formats import WANTED, harmless
-from swinkit.checkpoints.scanning import check_pickles
+from swinkit.checkpoints.opening.formats import WANTED, harmless
+from swinkit.checkpoints.opening.scanning import check_pickles
 from swinkit.errors import CheckpointError
 
 

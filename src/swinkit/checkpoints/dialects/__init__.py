@@ -1,0 +1,1 @@
+"""Everybody's names for the tensors of a Swin Transformer: recognised, read, compared, written."""
