@@ -10,9 +10,9 @@ from torch import nn
 import swinkit
 from small_models import small
 from swinkit.build import from_saved
-from swinkit.checkpoints.examine import read
+from swinkit.checkpoints.dialects.examine import read
+from swinkit.checkpoints.dialects.writing import write
 from swinkit.checkpoints.native import SavedModel
-from swinkit.checkpoints.writing import write
 from swinkit.errors import CheckpointError
 
 FILES = {
