@@ -264,3 +264,19 @@ def test_a_folder_of_ours_that_is_not_whole(tmp_path):
         with pytest.raises(CheckpointError, match=r"missing: norm\.bias"):
             swinkit.convert(tmp_path / "x", tmp_path / "y.pth", to="timm", strict=strict)
     assert not (tmp_path / "y.pth").exists()
+
+
+@pytest.mark.parametrize(("builder", "weights"), [("swin_t", "Swin_T_Weights"), ("swin_v2_b", "Swin_V2_B_Weights")])
+def test_files_of_torchvision_are_evaluated_as_torchvision_does(builder, weights, tmp_path):
+    import torchvision
+
+    preset = getattr(torchvision.models, weights).DEFAULT.transforms()
+    with torch.device("meta"):
+        names = getattr(torchvision.models, builder)().state_dict()
+    torch.save(
+        {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in names.items() if "index" not in name}, tmp_path / "x.pth"
+    )
+    usual = swinkit.from_pretrained(tmp_path / "x.pth").preprocess
+    assert (usual["size"], usual["mean"], usual["std"]) == ([preset.crop_size[0]] * 2, preset.mean, preset.std)
+    assert int(usual["size"][0] / usual["crop_pct"]) == preset.resize_size[0]
+    assert usual["interpolation"] == preset.interpolation.value == "bicubic"

@@ -20,16 +20,15 @@ from swinkit.checkpoints.dialects.layout import Shapes, expected_shapes
 from swinkit.checkpoints.dialects.strangers import stranger
 from swinkit.checkpoints.dialects.tables import BY_NAME
 from swinkit.checkpoints.dialects.translate import OUTSIDE, Translation, candidates
+from swinkit.checkpoints.dialects.usual import usual_preprocess
 from swinkit.checkpoints.fitting import adoptable
 from swinkit.checkpoints.hub import local
 from swinkit.checkpoints.native import SavedModel
 from swinkit.checkpoints.opening import HUB_NAMES, Opened, find_weights, open_weights
 from swinkit.checkpoints.opening.checking import check_finite
-from swinkit.config import SwinConfig, pair
 from swinkit.errors import CheckpointError
 from swinkit.model import relative_position_index
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONSTANTS = ("attn.relative_position_index", "attn.relative_coords_table", "attn_mask")
 
 
@@ -194,7 +193,14 @@ class _Attempt:
         config = self.inferred.config
         labels = self.about.labels if len(self.about.labels) == config.num_classes else ()
         own = adoptable(tensors, self.opened.tensors.values() if self.opened.mapped else ())
-        return SavedModel(config, tensors, labels, self.about.preprocess or _as_the_originals(config), self.out_indices, own=own)
+        return SavedModel(
+            config,
+            tensors,
+            labels,
+            self.about.preprocess or usual_preprocess(config, self.translation.dialect.name),
+            self.out_indices,
+            own=own,
+        )
 
 
 def _constants(translation: Translation, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -220,13 +226,6 @@ def check_constants(buffers: Mapping[str, Tensor], inferred: Inferred) -> None:
             ours = relative_position_index(inferred.config.windows[stage])
             if stored.numel() == ours.numel() and not torch.equal(stored.reshape(ours.shape).long(), ours):
                 raise CheckpointError(f"{name} orders the offsets of a window in another way than any published Swin Transformer.")
-
-
-def _as_the_originals(config: SwinConfig) -> dict[str, Any]:
-    """How the originals prepare images, for files that do not say; nothing for images that are not RGB."""
-    size = pair(config.img_size)
-    crop = {"interpolation": "bicubic", "crop_pct": 0.9 if max(size) < 384 else 1.0}
-    return {"size": list(size), "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)} | crop if config.in_chans == 3 else {}
 
 
 def _wrong(shapes: Shapes, wanted: Shapes) -> tuple[str, ...]:

@@ -212,7 +212,7 @@ def _trained(buffers: Mapping[str, Tensor], stages: int) -> tuple[tuple[Size, ..
     trained: list[Size] = []
     for stage in range(stages):
         table = buffers.get(f"layers.{stage}.blocks.0.attn.relative_coords_table")
-        if table is None or table.ndim != 4 or min(table.shape[1:3]) < 3:
+        if table is None or table.ndim != 4 or min(table.shape[1:3]) < 3 or not bool((table.flatten(0, 2).amax(dim=0) > 0).all()):
             return (), [
                 f"{V2_DOUBT} the windows that it was pretrained with; its own were assumed. "
                 "Give pretrained_window_sizes for a model whose window was changed after pretraining (12to16, 12to24)."
