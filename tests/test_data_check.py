@@ -23,6 +23,7 @@ from swinkit.data.looks import cache_folder
 from swinkit.data.sets import ImageSet, Subset
 from swinkit.errors import ConfigError, DataError, InputError
 from swinkit.train.checks import look_for_all
+from swinkit.train.plan import plan_start
 from swinkit.train.recipe import Recipe
 from swinkit.train.world import World
 
@@ -392,9 +393,10 @@ def test_the_first_of_several_processes_looks_for_all(data: Path, monkeypatch: p
     monkeypatch.setattr(
         World, "share", lambda world, value: sent.append(json.dumps(value)) or value if world.first else json.loads(sent[0])
     )
-    ours = look_for_all(recipe, open_data(data), World(0, 2), Console(quiet=True))
+    start = plan_start(recipe, open_data(data))
+    ours = look_for_all(start, open_data(data), World(0, 2), Console(quiet=True))
     monkeypatch.setattr(looks, "look_at_all", lambda *_: pytest.fail("looked"))
-    theirs = look_for_all(recipe, open_data(data), World(1, 2), None)
+    theirs = look_for_all(start, open_data(data), World(1, 2), None)
     assert ours == theirs
     assert len(apply(open_data(data), theirs, skip_broken=True).train) == 59
 
