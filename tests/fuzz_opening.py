@@ -42,7 +42,7 @@ def watch(event, arguments):
     writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
     if watching and (
         writes
-        or (event == "exec" and "/encodings/" not in arguments[0].co_filename)
+        or (event == "exec" and not any(own in arguments[0].co_filename for own in ("/encodings/", "/torch/")))
         or (event.startswith(FORBIDDEN) and event not in HARMLESS)
     ):
         seen.append(f"{event} {arguments}"[:500])
