@@ -384,7 +384,7 @@ def test_twice_the_image_and_the_window_say_the_same():
         if name.endswith("relative_position_bias_table"):
             torch.nn.init.zeros_(parameter)
     forgotten = (larger(smooth_images(16, 64)) - before).std() / before.std()
-    assert off < 0.3  # 0.15 to 0.25, as the weights are drawn
+    assert off < 0.2
     assert forgotten > 3 * off
 
 
@@ -418,6 +418,6 @@ def test_a_trained_model_knows_what_it_knew():
     assert right(model, images) > 0.9
     resized = right(swinkit.resize(model, img_size=32, patch_size=4), larger)
     assert resized > right(model, images) - 0.03
-    assert resized > right(model, larger) - 0.03, "without a resize it may know less, not more"
+    assert right(model, larger) < 0.8, "what happens without a resize"
     coloured = swinkit.resize(model, in_chans=3)
     torch.testing.assert_close(coloured(images.expand(-1, 3, -1, -1)), model(images), rtol=0, atol=1e-4)
