@@ -11,12 +11,12 @@ import swinkit
 
 SOURCE = Path(swinkit.__file__).parent
 ORDER = (
-    {"errors", "_verbs"},
+    {"errors", "_verbs", "watch"},
     {"fields"},
     {"config"},
     {"model", "resample"},
     {"kernels", "variants", "checkpoints", "backbone"},
-    {"resize", "weights"},
+    {"resize", "weights", "prepare"},
     {"build", "catalogue", "convert"},
     {"data", "tasks", "vectors", "publish"},
     {"runtimes"},
@@ -119,7 +119,7 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "report", "doctor", "resize"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "report", "doctor", "resize", "prepare"])
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

@@ -32,9 +32,10 @@ _HOME = {
     "Preprocess": "data",
     "read_image": "data",
     "Embeddings": "embed",
+    "Prepared": "prepare",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "embed", "report", "convert", "doctor", "resize")
+_VERBS = ("train", "evaluate", "predict", "embed", "report", "convert", "doctor", "resize", "prepare")
 """Modules that are called like the function of their name."""
 _ROOMS = ("bench",)
 """Modules that hold several functions."""
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from swinkit.evaluate import evaluate
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
+    from swinkit.prepare import Prepared, prepare
     from swinkit.publish import push_to_hub
     from swinkit.report import report
     from swinkit.resize import map_classes, resize
@@ -63,6 +65,7 @@ __all__ = [
     "Embeddings",
     "Prediction",
     "Predictor",
+    "Prepared",
     "Preprocess",
     "Scores",
     "SwinBackbone",
@@ -81,6 +84,7 @@ __all__ = [
     "map_classes",
     "models",
     "predict",
+    "prepare",
     "push_to_hub",
     "read_image",
     "report",

@@ -1,0 +1,197 @@
+// Attention inside the windows of a tile, one group of heads after its three projections.
+//
+// Scores are held in units of log2 e, so that softmax takes powers of two. A window reads rows of itself only: a key block that does not
+// fill a vector goes through zeroed scratch, and the bias of keys that are not there is -1e30.
+#pragma once
+#include "gemm.h"
+#include "kernels.h"
+
+namespace {
+
+constexpr float MASKED = -100.f * 1.44269504088896f;  // the originals add -100 across the seam
+constexpr int SCORES = 32768;                          // floats of scores at a time, so that they stay in the first caches
+
+template <class T> struct AttentionScratch {
+    T *q, *k, *v;             // [panels][rows][32]
+    float *wide;              // [panels][rows][32]: version 2, before the unit length
+    T *window_k, *window_v;   // [panels][tokens][32]: of a window with padding
+    T *keys;                  // [panel of keys][depth][32]
+    T *values;                // [panels][tokens][32], as pairs for bfloat16
+    float *scores;            // [panel of keys][chunk][32]
+    T *weights;               // the same, as an operand
+    float *inverse;           // [chunk]
+    T *narrow;                // [chunk][32]: a result of which only one head's channels are wanted
+    T *block;                 // [LANES][32]
+    float *masks;             // [windows][4 sides][keys]
+    int chunk;                // query rows at a time
+};
+
+template <class T> INLINE int chunk_of(const swk::Block &block) {
+    return smaller_of(block.tokens, larger_of(ROWS, SCORES / block.keys / ROWS * ROWS));
+}
+
+template <class T> AttentionScratch<T> lay_out(swk::Arena &arena, const swk::Block &block, int rows, int windows) {
+    const size_t panels = block.heads.panels, tokens = block.tokens + 1, keys = block.keys;
+    AttentionScratch<T> s;
+    s.chunk = chunk_of<T>(block);
+    s.q = arena.take<T>(panels * rows * PANEL);
+    s.k = arena.take<T>(panels * rows * PANEL);
+    s.v = arena.take<T>(panels * rows * PANEL);
+    s.wide = block.version == 2 ? arena.take<float>(panels * rows * PANEL) : nullptr;
+    s.window_k = arena.take<T>(panels * tokens * PANEL);
+    s.window_v = arena.take<T>(panels * tokens * PANEL);
+    s.keys = arena.take<T>(panels * keys * PANEL);
+    s.values = arena.take<T>(panels * tokens * PANEL);
+    s.scores = arena.take<float>(keys * s.chunk);
+    s.weights = sizeof(T) == sizeof(float) ? (T *)s.scores : arena.take<T>(keys * s.chunk);
+    s.inverse = arena.take<float>(s.chunk);
+    s.narrow = arena.take<T>((size_t)s.chunk * PANEL);
+    s.block = arena.take<T>(LANES * PANEL);
+    s.masks = arena.take<float>((size_t)windows * 4 * keys);
+    return s;
+}
+
+// Version 2: rows of `from` as vectors of length `scale`, head by head.
+template <class T> INLINE void to_length(const float *from, T *to, int rows, const swk::Heads &heads, const float *scale) {
+    const int width = heads.per_group > 1 ? heads.dim : PANEL, parts = PANEL / width;
+    const long panel = (long)rows * PANEL;
+    for (int r = 0; r < rows; r++)
+        for (int part = 0; part < parts; part++) {
+            float squares = 0;
+            for (int p = 0; p < heads.panels; p++) {
+                const float *x = from + p * panel + r * PANEL + part * width;
+                if (width % LANES) {
+                    for (int d = 0; d < width; d++) squares += x[d] * x[d];
+                } else {
+                    Vec total = load(x) * load(x);
+                    for (int d = LANES; d < width; d += LANES) total = fma(load(x + d), load(x + d), total);
+                    squares += sum(total);
+                }
+            }
+            const float length = sqrtf(squares), factor = (scale ? scale[part] : 1.f) / (length < 1e-12f ? 1e-12f : length);
+            for (int p = 0; p < heads.panels; p++) {
+                float *x = const_cast<float *>(from) + p * panel + r * PANEL + part * width;
+                for (int d = 0; d < width; d++) x[d] *= factor;
+            }
+        }
+    for (int p = 0; p < heads.panels; p++)
+        for (int r = 0; r < rows; r++) put(to + p * panel + r * PANEL, from + p * panel + r * PANEL);
+}
+
+template <class T> INLINE void project_group(const swk::Block &block, const swk::Tile &tile, int group, AttentionScratch<T> &s) {
+    const int panels = block.heads.panels;
+    const long panel = (long)tile.rows * PANEL;
+    T *const outs[3] = {s.q, s.k, s.v};
+    for (int part = 0; part < 3; part++) {
+        const bool cosine = block.version == 2 && part < 2;
+        for (int p = 0; p < panels; p++) {
+            const int column = (group * 3 + part) * panels + p;
+            Result to{cosine ? Store::floats : Store::operand};
+            to.out = cosine ? (void *)(s.wide + p * panel) : (void *)(outs[part] + p * panel);
+            to.bias = block.qkv.bias.as<float>() + column * PANEL;
+            product((const T *)tile.operand, tile.rows, panel, panel_of<T>(block.qkv, column), block.qkv.depth, to);
+        }
+        if (cosine)
+            to_length(s.wide, outs[part], tile.rows, block.heads, part ? nullptr : block.scale.as<float>() + group * block.heads.per_group);
+    }
+}
+
+// LANES keys of one head, as columns: (LANES, depth) -> (depth, LANES) in a panel of keys.
+INLINE void transpose_block(const float *from, float *to, int depth) {
+    if (depth % LANES == 0) {
+        for (int d = 0; d < depth; d += LANES) transpose(from + d, PANEL, to + (long)d * PANEL, PANEL);
+    } else {
+        for (int d = 0; d < depth; d++)
+            for (int key = 0; key < LANES; key++) to[d * PANEL + key] = from[key * PANEL + d];
+    }
+}
+INLINE const float *as_pairs(const float *values, int, float *) { return values; }
+
+#ifdef SWK_BF16
+// The same for pairs of channels: (LANES, depth / 2) words -> (depth / 2, LANES) words.
+INLINE void transpose_block(const bf16 *from, bf16 *to, int depth) {
+    if (depth == PANEL) {
+        transpose((const float *)from, PANEL / 2, (float *)to, PANEL);
+    } else {
+        for (int d = 0; d < depth; d++)
+            for (int key = 0; key < LANES; key++) to[(d / 2) * 2 * PANEL + key * 2 + d % 2] = from[key * PANEL + d];
+    }
+}
+
+// Rows of values as pairs: [rows][32] -> [rows / 2][32][2]; a last row without a partner gets zeros.
+INLINE const bf16 *as_pairs(const bf16 *values, int rows, bf16 *to) {
+    alignas(64) static const uint16_t order[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                   8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i low = _mm512_load_si512(order), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int r = 0; r < rows; r += 2) {
+        const __m512i a = _mm512_loadu_si512(values + r * PANEL);
+        const __m512i b = r + 1 < rows ? _mm512_loadu_si512(values + (r + 1) * PANEL) : _mm512_setzero_si512();
+        _mm512_storeu_si512(to + r * PANEL, _mm512_permutex2var_epi16(a, low, b));
+        _mm512_storeu_si512(to + (r + 1) * PANEL, _mm512_permutex2var_epi16(a, high, b));
+    }
+    return to;
+}
+#endif
+
+// Keys of one head: [tokens][32] from `from` on -> [panel of keys][depth][32], zeros where there is no key.
+template <class T> INLINE void transpose_keys(const T *from, int tokens, int keys, int depth, int whole_depth, T *to, T *spare) {
+    constexpr int WORD = sizeof(float) / sizeof(T);
+    for (int key = 0; key < keys; key += LANES) {
+        const int present = smaller_of(tokens - key, LANES);
+        const T *block = from + (long)key * PANEL;
+        if (present < LANES) {
+            for (int r = 0; r < LANES; r++)
+                for (int d = 0; d < depth; d++) spare[r * PANEL + d] = r < present ? block[r * PANEL + d] : (T)0;
+            block = spare;
+        }
+        transpose_block(block, to + (long)(key / PANEL) * whole_depth * PANEL + (key % PANEL) * WORD, depth);
+    }
+}
+
+// softmax of one row of scores, without its division: what it would divide by comes back, inverted.
+// PANELS: how many panels of keys, where that is known; the scores then stay in registers.
+template <class T, int PANELS> INLINE float softmax_row(float *scores, long stride, int panels, const float *bias, const float *mask, T *to) {
+    const int count = PANELS ? PANELS : panels;
+    Vec held[(PANELS ? PANELS : 1) * VECS];
+    Vec most = set1(-1e38f);
+    for (int p = 0; p < count; p++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECS; v++) {
+            Vec x = load(scores + p * stride + v * LANES) + load(bias + p * PANEL + v * LANES);
+            if (mask) x += load(mask + p * PANEL + v * LANES);
+            most = larger(most, x);
+            if (PANELS) held[p * VECS + v] = x;
+            else store(scores + p * stride + v * LANES, x);
+        }
+    const Vec peak = set1(largest(most));
+    Vec total = set1(0.f);
+    for (int p = 0; p < count; p++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECS; v += COLS) {
+            Vec e[COLS];
+#pragma GCC unroll 4
+            for (int c = 0; c < COLS; c++) {
+                const Vec x = PANELS ? held[p * VECS + v + c] : load(scores + p * stride + (v + c) * LANES);
+                e[c] = exp2<T>(x - peak);
+                total += e[c];
+            }
+            put(to + p * stride + v * LANES, e);
+        }
+    return 1.f / sum(total);
+}
+
+template <class T>
+INLINE void softmax(AttentionScratch<T> &s, int rows, int panels, const float *bias, long bias_stride, const int *place, const float *masks,
+                    const unsigned char *side, int keys) {
+    const long stride = (long)s.chunk * PANEL;
+    for (int r = 0; r < rows; r++) {
+        const int token = place ? place[r] : r;
+        const float *row_bias = bias + token * bias_stride, *mask = side ? masks + side[token] * keys : nullptr;
+        float *scores = s.scores + r * PANEL;
+        T *to = s.weights + r * PANEL;
+        s.inverse[r] = panels == 2 ? softmax_row<T, 2>(scores, stride, 2, row_bias, mask, to)
+                                   : softmax_row<T, 0>(scores, stride, panels, row_bias, mask, to);
+    }
+}
+
+}  // namespace

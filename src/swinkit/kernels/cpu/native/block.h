@@ -1,0 +1,227 @@
+// The steps of a block on a tile of windows.
+#pragma once
+#include "attention.h"
+#include "norm.h"
+
+namespace {
+
+using swk::Block;
+using swk::Tile;
+using swk::Window;
+using swk::Windows;
+
+constexpr int LARGEST_WINDOW = 32 * 32;
+
+INLINE void gather_window(const Block &block, const Windows &windows, long index, float *map, Tile &tile, Window &window) {
+    const swk::Grid &grid = windows.grid;
+    const long per_image = (long)windows.down * windows.across;
+    const int image = (int)(index / per_image), y0 = (int)(index % per_image / windows.across), x0 = (int)(index % windows.across);
+    int *place = tile.places + tile.rows;
+    window.first = tile.rows;
+    for (int i = 0; i < block.window_h; i++) {
+        const int y = (y0 * block.window_h + i + windows.shift_h) % (windows.down * block.window_h);
+        for (int j = 0; j < block.window_w && y < grid.height; j++) {
+            const int x = (x0 * block.window_w + j + windows.shift_w) % (windows.across * block.window_w);
+            if (x >= grid.width) continue;
+            tile.places[tile.rows] = i * block.window_w + j;
+            tile.row[tile.rows++] = map + (((long)image * grid.height + y) * grid.width + x) * grid.stride;
+        }
+    }
+    window.real = tile.rows - window.first;
+    window.place = window.real == block.tokens ? nullptr : place;
+    window.seam = (windows.shift_h && y0 == windows.down - 1 ? 2 : 0) + (windows.shift_w && x0 == windows.across - 1 ? 1 : 0);
+}
+
+void gather(const Block &block, const Windows &windows, long first, int count, float *map, Tile &tile) {
+    tile.rows = 0;
+    tile.windows = count;
+    for (int w = 0; w < count; w++) gather_window(block, windows, first + w, map, tile, tile.window[w]);
+}
+
+template <class T> void enter(const Block &block, Tile &tile, int from, int to) {
+    const long panel = (long)tile.rows * PANEL;
+    for (int r = from; r < to; r++) {
+        T *out = (T *)tile.operand + r * PANEL;
+        if (block.version == 1) normalise(row_of(tile.row[r], PANEL, block.channels), out, panel);
+        else copy_row(tile.row[r], PANEL, swk::panels_of(block.channels), out, panel);
+    }
+}
+
+// On which side of the seam each token of a window lies, and what each side may not see.
+INLINE void fill_masks(const Block &block, const Windows &windows, const Window &window, unsigned char *side, float *masks) {
+    for (int t = 0; t < block.tokens; t++) {
+        const int below = (window.seam & 2) && t / block.window_w >= block.window_h - windows.shift_h;
+        const int right = (window.seam & 1) && t % block.window_w >= block.window_w - windows.shift_w;
+        side[t] = (unsigned char)(2 * below + right);
+    }
+    for (int own = 0; own < 4; own++)
+        for (int t = 0; t < block.keys; t++) masks[own * block.keys + t] = t < block.tokens && side[t] != own ? MASKED : 0.f;
+}
+
+// k or v of a whole window: the tile's rows, or, where the window is padded, a copy with the padding's values between them.
+template <class T>
+INLINE const T *whole_window(const Block &block, const Tile &tile, const Window &window, const T *rows, const float *padding, T *copy) {
+    if (!window.place) return rows + (long)window.first * PANEL;
+    for (int p = 0; p < block.heads.panels; p++) {
+        T *to = copy + (long)p * block.tokens * PANEL;
+        const T *from = rows + ((long)p * tile.rows + window.first) * PANEL;
+        for (int t = 0; t < block.tokens; t++) put(to + t * PANEL, padding + p * PANEL);
+        for (int r = 0; r < window.real; r++)
+            for (int d = 0; d < PANEL; d++) to[window.place[r] * PANEL + d] = from[r * PANEL + d];
+    }
+    return copy;
+}
+
+template <class T> struct HeadWork {
+    const T *keys_from, *values;  // of the window: [panels][...][32]
+    long key_panel, value_panel;  // from one panel to the next
+    const unsigned char *side;
+    const float *masks;
+};
+
+template <class T>
+INLINE void attend_head(const Block &block, const Tile &tile, const Window &window, int head, const HeadWork<T> &work, AttentionScratch<T> &s) {
+    const swk::Heads &heads = block.heads;
+    const int within = head % heads.per_group * heads.dim, group = head / heads.per_group;
+    const bool shared = heads.per_group > 1;
+    const int depth = shared ? heads.dim : heads.panels * PANEL, panels = block.keys / PANEL;
+    for (int p = 0; p < heads.panels; p++)
+        transpose_keys(work.keys_from + p * work.key_panel + within, block.tokens, block.keys, smaller_of(depth, PANEL), depth,
+                       s.keys + (long)p * PANEL * PANEL, s.block);
+    const float *bias = block.position.as<float>() + (long)head * block.tokens * block.keys;
+    const long stride = (long)s.chunk * PANEL, panel = (long)tile.rows * PANEL;
+    for (int row = 0; row < window.real; row += s.chunk) {
+        const int rows = smaller_of(s.chunk, window.real - row), first = window.first + row;
+        for (int p = 0; p < panels; p++) {
+            Result to{Store::floats};
+            to.out = s.scores + p * stride;
+            product(s.q + (long)first * PANEL + within, rows, panel, s.keys + (long)p * depth * PANEL, depth, to);
+        }
+        softmax(s, rows, panels, window.place ? bias : bias + (long)row * block.keys, block.keys, window.place ? window.place + row : nullptr,
+                work.masks, work.side ? work.side + (window.place ? 0 : row) : nullptr, block.keys);
+        for (int p = 0; p < heads.panels; p++) {
+            T *out = (T *)tile.attended + ((long)(group * heads.panels + p) * tile.rows + first) * PANEL;
+            Result to{Store::scaled};
+            to.out = shared ? s.narrow : out;
+            to.aux = s.inverse;
+            product(s.weights, rows, stride, work.values + p * work.value_panel, (block.tokens + 1) / 2 * 2 - (sizeof(T) == 4 ? block.tokens % 2 : 0),
+                    to);
+            for (int r = 0; shared && r < rows; r++)
+                for (int d = within; d < within + heads.dim; d++) out[r * PANEL + d] = s.narrow[r * PANEL + d];
+        }
+    }
+}
+
+// One group of heads in one window.
+template <class T>
+INLINE void attend_window(const Block &block, Tile &tile, const Window &window, int group, HeadWork<T> work, AttentionScratch<T> &s) {
+    const swk::Heads &heads = block.heads;
+    const int offset = group * heads.panels * PANEL;
+    work.keys_from = whole_window(block, tile, window, s.k, block.padded_key.as<float>() + offset, s.window_k);
+    const T *values = whole_window(block, tile, window, s.v, block.padded_value.as<float>() + offset, s.window_v);
+    work.key_panel = (long)(window.place ? block.tokens : tile.rows) * PANEL;
+    const bool pairs = sizeof(T) != sizeof(float);
+    for (int p = 0; p < heads.panels; p++) {
+        const T *packed = as_pairs(values + p * work.key_panel, block.tokens, s.values + (long)p * (block.tokens + 1) * PANEL);
+        if (p == 0) work.values = packed;
+    }
+    work.value_panel = pairs ? (long)(block.tokens + 1) * PANEL : work.key_panel;
+    for (int head = group * heads.per_group; head < smaller_of((group + 1) * heads.per_group, heads.count); head++)
+        attend_head(block, tile, window, head, work, s);
+}
+
+// Heads that would fill up the last group: zeros, so that what scratch holds cannot meet the zeros of the weights as NaN.
+template <class T> INLINE void clear_absent(const Block &block, Tile &tile, int group) {
+    const swk::Heads &heads = block.heads;
+    const int absent = (group + 1) * heads.per_group - heads.count;
+    for (int r = 0; absent > 0 && r < tile.rows; r++)
+        for (int d = (heads.per_group - absent) * heads.dim; d < PANEL; d++)
+            ((T *)tile.attended)[((long)group * tile.rows + r) * PANEL + d] = (T)0;
+}
+
+template <class T> void attend(const Block &block, Tile &tile, const Windows &windows, int from, int to, char *scratch) {
+    swk::Arena arena{scratch};
+    AttentionScratch<T> s = lay_out<T>(arena, block, tile.rows, tile.windows);
+    unsigned char *sides = arena.take<unsigned char>((size_t)tile.windows * block.tokens);
+    for (int w = 0; w < tile.windows; w++)
+        if (tile.window[w].seam)
+            fill_masks(block, windows, tile.window[w], sides + (long)w * block.tokens, s.masks + (long)w * 4 * block.keys);
+    for (int group = from; group < to; group++) {
+        project_group(block, tile, group, s);
+        for (int w = 0; w < tile.windows; w++) {
+            const bool seam = tile.window[w].seam;
+            HeadWork<T> work{};
+            work.side = seam ? sides + (long)w * block.tokens : nullptr;
+            work.masks = s.masks + (long)w * 4 * block.keys;
+            attend_window(block, tile, tile.window[w], group, work, s);
+        }
+        clear_absent<T>(block, tile, group);
+    }
+}
+
+template <class T> size_t block_scratch(const Block &block, int rows) {
+    swk::Arena arena;
+    const int windows = (rows + block.tokens - 1) / block.tokens;
+    lay_out<T>(arena, block, rows, windows);
+    arena.take<unsigned char>((size_t)windows * block.tokens);
+    return arena.used;
+}
+
+template <class T> void project(const Block &block, Tile &tile, int from, int to) {
+    const long panel = (long)tile.rows * PANEL;
+    for (int p = from; p < to; p++) {
+        Result result{block.version == 1 ? Store::residual : Store::floats};
+        result.out = tile.sum + p * panel;
+        result.bias = block.proj.bias.as<float>() + p * PANEL;
+        result.rows = tile.row;
+        result.offset = p * PANEL;
+        product((const T *)tile.attended, tile.rows, panel, panel_of<T>(block.proj, p), block.proj.depth, result);
+    }
+}
+
+template <class T> void between(const Block &block, Tile &tile, int from, int to) {
+    const long panel = (long)tile.rows * PANEL;
+    for (int r = from; r < to; r++) {
+        T *out = (T *)tile.operand + r * PANEL;
+        const Row branch = row_of(tile.sum + r * PANEL, panel, block.channels);
+        if (block.version == 1) {
+            normalise(branch, out, panel);
+        } else {
+            normalise_onto(branch, block.norm1, tile.row[r], PANEL, tile.stream + r * PANEL, panel);
+            copy_row(tile.stream + r * PANEL, panel, swk::panels_of(block.channels), out, panel);
+        }
+    }
+}
+
+template <class T> void expand(const Block &block, Tile &tile, int first, int from, int to) {
+    const long panel = (long)tile.rows * PANEL;
+    for (int p = from; p < to; p++) {
+        Result result{Store::gelu};
+        result.out = (T *)tile.hidden + (p - first) * panel;
+        result.bias = block.fc1.bias.as<float>() + p * PANEL;
+        product((const T *)tile.operand, tile.rows, panel, panel_of<T>(block.fc1, p), block.fc1.depth, result);
+    }
+}
+
+template <class T> void contract(const Block &block, Tile &tile, int first, int last, int from, int to) {
+    const long panel = (long)tile.rows * PANEL;
+    const bool begins = first == 0, ends = last == block.hidden_panels;
+    for (int p = from; p < to; p++) {
+        Result result{block.version == 1 && ends ? Store::finish : block.version == 2 && begins ? Store::floats : Store::accumulate};
+        result.out = tile.sum + p * panel;
+        result.bias = begins ? block.fc2.bias.as<float>() + p * PANEL : nullptr;
+        result.rows = tile.row;
+        result.offset = p * PANEL;
+        const T *weight = panel_of<T>(block.fc2, p) + (size_t)first * PANEL * PANEL;
+        product((const T *)tile.hidden, tile.rows, panel, weight, (last - first) * PANEL, result);
+    }
+}
+
+// Version 2's second norm; version 1 is done by then.
+void leave(const Block &block, Tile &tile, int from, int to) {
+    const long panel = (long)tile.rows * PANEL;
+    for (int r = from; r < to; r++)
+        normalise_onto(row_of(tile.sum + r * PANEL, panel, block.channels), block.norm2, tile.stream + r * PANEL, panel, tile.row[r], PANEL);
+}
+
+}  // namespace

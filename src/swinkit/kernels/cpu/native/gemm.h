@@ -1,0 +1,162 @@
+// The matrix product: a tile of up to ROWS rows times one panel of 32 columns, with whatever follows it done on the sums in registers.
+#pragma once
+#include "element.h"
+#include "polynomials.h"
+
+namespace {
+
+// What becomes of the sums.
+enum class Store {
+    floats,      // out = sum
+    operand,     // out = sum, as an operand of the next product
+    gelu,        // out = gelu(sum), as an operand
+    scaled,      // out = sum * aux[row], as an operand
+    accumulate,  // out += sum
+    residual,    // out = rows[row] + sum
+    finish,      // rows[row] = out + sum
+    scatter,     // rows[row] = sum
+};
+
+struct Result {
+    Store how;
+    void *out = nullptr;           // a panel [rows][32]
+    const float *bias = nullptr;   // [32]
+    float *const *rows = nullptr;  // rows elsewhere, and where this panel lies in them
+    long offset = 0;
+    const float *aux = nullptr;
+};
+
+template <class T, int R> INLINE void keep(const Vec (&sum)[R][COLS], const Result &to, int row, int column) {
+    T *out = (T *)to.out + (long)row * PANEL + column;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) put(out + r * PANEL, sum[r]);
+}
+
+template <int R> INLINE void add_rows(Vec (&sum)[R][COLS], const float *from, long stride) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < COLS; v++) sum[r][v] += load(from + r * stride + v * LANES);
+}
+
+template <int R> INLINE void to_rows(const Vec (&sum)[R][COLS], const Result &to, int row, int column) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) put(to.rows[row + r] + to.offset + column, sum[r]);
+}
+
+template <class T, int R> INLINE void finish(Vec (&sum)[R][COLS], const Result &to, int row, int column) {
+    float *out = (float *)to.out + (long)row * PANEL + column;
+    switch (to.how) {
+    case Store::floats: keep<float>(sum, to, row, column); break;
+    case Store::operand: keep<T>(sum, to, row, column); break;
+    case Store::gelu:
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < COLS; v++) sum[r][v] = gelu<T>(sum[r][v]);
+        keep<T>(sum, to, row, column);
+        break;
+    case Store::scaled:
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < COLS; v++) sum[r][v] = sum[r][v] * set1(to.aux[row + r]);
+        keep<T>(sum, to, row, column);
+        break;
+    case Store::accumulate:
+        add_rows(sum, out, PANEL);
+        keep<float>(sum, to, row, column);
+        break;
+    case Store::residual:
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < COLS; v++) sum[r][v] += load(to.rows[row + r] + to.offset + column + v * LANES);
+        keep<float>(sum, to, row, column);
+        break;
+    case Store::finish:
+        add_rows(sum, out, PANEL);
+        to_rows(sum, to, row, column);
+        break;
+    case Store::scatter: to_rows(sum, to, row, column); break;
+    }
+}
+
+// sum += a * b over `depth` channels of a [depth / 32][stride / 32][32] and b [depth][32].
+template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const float *a, long stride, const float *b, int depth) {
+    for (; depth > 0; depth -= PANEL, a += stride) {
+        const int deep = smaller_of(depth, PANEL);
+        for (int k = 0; k < deep; k++, b += PANEL) {
+            Vec w[COLS];
+#pragma GCC unroll 4
+            for (int v = 0; v < COLS; v++) w[v] = load(b + v * LANES);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                const Vec x = set1(a[r * PANEL + k]);
+#pragma GCC unroll 4
+                for (int v = 0; v < COLS; v++) sum[r][v] = fma(x, w[v], sum[r][v]);
+            }
+        }
+    }
+}
+
+#ifdef SWK_BF16
+// The same on pairs of channels, for an even depth.
+template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const bf16 *a, long stride, const bf16 *b, int depth) {
+    for (; depth > 0; depth -= PANEL, a += stride) {
+        const int pairs = smaller_of(depth, PANEL) / 2;
+        for (int k = 0; k < pairs; k++, b += 2 * PANEL) {
+            const __m512bh w0 = (__m512bh)_mm512_loadu_si512(b), w1 = (__m512bh)_mm512_loadu_si512(b + PANEL);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                int pair;
+                __builtin_memcpy(&pair, a + r * PANEL + 2 * k, sizeof pair);
+                const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+                sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, w0);
+                sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, w1);
+            }
+        }
+    }
+}
+#endif
+
+template <class T, int R>
+__attribute__((noinline)) void tile(const T *a, long stride, const T *b, int depth, const Result &to, int row, int column) {
+    Vec sum[R][COLS];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < COLS; v++) sum[r][v] = to.bias ? load(to.bias + column + v * LANES) : set1(0.f);
+    multiply(sum, a, stride, b + column, depth);
+    finish<T>(sum, to, row, column);
+}
+
+template <class T> using TileFunction = void (*)(const T *, long, const T *, int, const Result &, int, int);
+
+template <class T, int... R> struct TileTable {
+    static constexpr TileFunction<T> by_rows[] = {nullptr, tile<T, R>...};
+};
+#if defined(__AVX512F__)
+template <class T> using Tiles = TileTable<T, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
+#else
+template <class T> using Tiles = TileTable<T, 1, 2, 3, 4, 5, 6>;
+#endif
+
+// `rows` rows of a [depth / 32][stride / 32][32] times one panel of weights. Rows are shared out evenly: a last tile of one row would
+// read all weights for it.
+template <class T> INLINE void product(const T *a, int rows, long stride, const T *b, int depth, const Result &to) {
+    const int tiles = (rows + ROWS - 1) / ROWS;
+    for (int column = 0; column < PANEL; column += COLS * LANES)
+        for (int t = 0, row = 0; t < tiles; t++) {
+            const int count = rows / tiles + (t < rows % tiles);
+            Tiles<T>::by_rows[count](a + (long)row * PANEL, stride, b, depth, to, row, column);
+            row += count;
+        }
+}
+
+// Panel `panel` of a linear layer.
+template <class T> INLINE const T *panel_of(const swk::Linear &linear, int panel) {
+    return linear.weight.as<T>() + (size_t)panel * linear.depth * PANEL;
+}
+
+}  // namespace

@@ -1,0 +1,68 @@
+// The C interface of swinkit's CPU inference library: a Swin Transformer as packed weights, and one call that runs it.
+//
+// Nothing of PyTorch is linked or included, so one library serves every version of it. All tensors are float32 and contiguous;
+// weights are copied while packing and may be freed afterwards. A function that can fail returns 0 or a pointer on success, and
+// an error below or a null pointer otherwise.
+//
+//     B images | H W token grid | C channels | K heads | D channels per head | N tokens per window
+#pragma once
+
+#define SWK_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct swk_net swk_net;
+
+enum { SWK_OK = 0, SWK_NO_MEMORY = 1, SWK_BAD_ARGUMENT = 2 };
+enum { SWK_FLOAT32 = 0, SWK_BFLOAT16 = 1 };
+enum { SWK_BASELINE = 0, SWK_AVX2 = 1, SWK_AVX512 = 2, SWK_AVX512_BF16 = 3 };
+
+// A block's weights, with the names of model.py. `position` (K, N, N) holds the relative position bias; `scale` (K) what the scores are
+// multiplied by. A missing bias is null.
+typedef struct {
+    int version;      // 1: norms before the branches. 2: cosine attention and norms after them
+    int channels, heads, hidden;
+    int window_h, window_w;
+    const float *norm1_weight, *norm1_bias, *qkv_weight, *qkv_bias, *proj_weight, *proj_bias;
+    const float *norm2_weight, *norm2_bias, *fc1_weight, *fc1_bias, *fc2_weight, *fc2_bias;
+    const float *position, *scale;
+} swk_block_weights;
+
+// What to run: (B, in_chans, height, width) pixels in, any of the outputs out (null: not wanted).
+typedef struct {
+    const float *pixels;
+    int batch, height, width;
+    int floors;             // patches that the image fills only in part are left out (1) or padded with zeros (0)
+    const float *position;  // (H, W, C) absolute position embedding of this token grid, or null
+    const int *shifts;      // one (h, w) pair per block: how far its windows move
+    float *const *maps;     // one per stage, each (B, H, W, C) or null: the map before merging
+    float *features;        // (B, H, W, C) after the last norm
+    float *pooled;          // (B, C)
+    float *logits;          // (B, classes)
+    int threads;
+} swk_job;
+
+SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
+SWK_API const char *swk_isa_name(int isa);  // null for one that the library was built without
+SWK_API int swk_has_bfloat16(int isa);
+
+SWK_API swk_net *swk_new(int isa, int dtype);
+SWK_API int swk_embed(swk_net *, int in_chans, int patch_h, int patch_w, int channels, const float *weight, const float *bias,
+              const float *norm_weight, const float *norm_bias);
+SWK_API int swk_block(swk_net *, const swk_block_weights *);
+SWK_API int swk_merge(swk_net *, int version, int channels, const float *norm_weight, const float *norm_bias, const float *reduction_weight);
+SWK_API int swk_head(swk_net *, int channels, int classes, const float *norm_weight, const float *norm_bias, const float *weight,
+             const float *bias);
+SWK_API long swk_bytes(const swk_net *);  // memory of the packed weights
+SWK_API void swk_free(swk_net *);
+
+SWK_API int swk_run(const swk_net *, const swk_job *);
+
+// GFLOP/s of the matrix kernel alone on (rows, depth) x (depth, columns), weights in cache: the bound for everything else.
+SWK_API double swk_gemm_rate(int isa, int dtype, int rows, int depth, int columns, double seconds, int threads);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,63 @@
+"""The engines that are PyTorch modules: packed weights for oneDNN, and the model as it is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swinkit.kernels.cpu import library
+from swinkit.kernels.cpu.fused import Wanted
+from swinkit.model import SwinTrunk
+
+
+def why_not(name: str, model: SwinTrunk, dtype: torch.dtype) -> str | None:
+    """Why such an engine cannot run this model; None if it can."""
+    if name == "plain":
+        return None
+    return "Packed weights are not available."
+
+
+def fast_dtype() -> torch.dtype:
+    """bfloat16 where the CPU computes in it and an engine uses that, float32 otherwise."""
+    if library.find() is not None and library.has_bfloat16(library.chosen_isa()):
+        return torch.bfloat16
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast and library.find() is None else torch.float32
+
+
+class ModuleNet:
+    """A copy of a model that runs as a module."""
+
+    def __init__(self, name: str, model: SwinTrunk, dtype: torch.dtype) -> None:
+        self.model: Any = copy.deepcopy(model).eval()
+        self.dtype = dtype
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to("cpu", torch.float32)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the copy's weights."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
+
+    def run(self, x: Tensor, wanted: Wanted, threads: int) -> dict[str, Any]:
+        """As FusedNet.run."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            out = self._outputs(x, wanted)
+        return {name: _floats(value) for name, value in out.items()}
+
+    def _outputs(self, x: Tensor, wanted: Wanted) -> dict[str, Any]:
+        if wanted.stages:
+            maps = self.model.forward_intermediates(x, wanted.stages, output_fmt="NHWC")
+            return {"maps": dict(zip(wanted.stages, maps, strict=True))}
+        features = self.model.forward_features(x)
+        out: dict[str, Any] = {"maps": {}} | ({"features": features} if wanted.features else {})
+        out |= {"pooled": self.model.forward_head(features, pre_logits=True)} if wanted.pooled else {}
+        return out | ({"logits": self.model.forward_head(features)} if wanted.logits else {})
+
+
+def _floats(value: Any) -> Any:
+    return {name: tensor.float() for name, tensor in value.items()} if isinstance(value, dict) else value.float()

@@ -1,0 +1,41 @@
+"""Whether a module's parameters are still what they were, without holding on to them."""
+
+from __future__ import annotations
+
+import weakref
+
+from torch import Tensor, nn
+
+
+class Watch:
+    """Remembers which tensors a module has and how often PyTorch has counted a write to each."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.config = getattr(module, "config", None)
+        self.module = weakref.ref(module)
+        self.seen = [
+            (weakref.ref(owner), name, weakref.ref(parameter), _writes(parameter), parameter.data_ptr())
+            for owner in module.modules()
+            for name, parameter in owner._parameters.items()
+            if parameter is not None
+        ]
+
+    def changed(self) -> bool:
+        """Was anything written, replaced or removed since? A module that is gone has not changed."""
+        module = self.module()
+        if module is None:
+            return False
+        if getattr(module, "config", None) is not self.config:
+            return True
+        for owner_ref, name, parameter_ref, writes, pointer in self.seen:
+            owner, parameter = owner_ref(), parameter_ref()
+            if owner is None or parameter is None or owner._parameters.get(name) is not parameter:
+                return True
+            if _writes(parameter) != writes or parameter.data_ptr() != pointer:
+                return True
+        return False
+
+
+def _writes(tensor: Tensor) -> int:
+    """PyTorch's count of writes in place; tensors made in inference mode have none."""
+    return 0 if tensor.is_inference() else tensor._version
