@@ -5,12 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test setup setup-dev clean
+.PHONY: train test setup setup-dev tools clean
 
 train: setup
 	$(BIN)/swinkit train
 
-test: setup-dev
+test: tools setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -19,15 +19,28 @@ test: setup-dev
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
 
-$(VENV)/.installed: pyproject.toml
+# The C++ library is part of the installation, so its sources make it new.
+NATIVE := setup.py $(wildcard src/swinkit/kernels/cpu/native/*)
+
+$(VENV)/.installed: pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml
+$(VENV)/.installed-dev: pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(VENV)/.installed $@
+
+# For the checks of the C++ library: a compiler, valgrind, and an arm64 compiler and emulator. Whoever may not install them skips those
+# tests, which pytest lists with the reason.
+TOOLS := g++ valgrind g++-aarch64-linux-gnu qemu-user
+tools:
+	@for tool in g++ valgrind aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || missing=1; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) >/dev/null; then exit 0; fi; \
+	echo "tests that need $(TOOLS) are skipped where one of them is missing"
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

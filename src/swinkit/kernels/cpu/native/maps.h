@@ -113,7 +113,8 @@ template <class T> void merge(const swk::Merge &merge, const swk::Grid &in, cons
 }
 
 void features(const swk::Head &head, const swk::Grid &grid, const float *map, long first, int rows, float *out, char *scratch) {
-    float *line = (float *)scratch;
+    swk::Arena arena{scratch};
+    float *line = arena.take<float>(grid.stride);
     for (long token = first; token < first + rows; token++) {
         normalise_onto(row_of(map + token * grid.stride, PANEL, head.channels), head.norm, nullptr, 0, line, PANEL);
         __builtin_memcpy(out + token * head.channels, line, sizeof(float) * head.channels);
@@ -139,7 +140,8 @@ void pool(const swk::Head &head, const swk::Grid &grid, const float *map, int im
 }
 
 template <class T> void classify(const swk::Head &head, const void *operand, int images, int panel, float *out, char *scratch) {
-    float *sums = (float *)scratch;
+    swk::Arena arena{scratch};
+    float *sums = arena.take<float>((size_t)images * PANEL);
     Result result{Store::floats};
     result.out = sums;
     result.bias = head.linear.bias.as<float>() + panel * PANEL;

@@ -6,6 +6,15 @@
 #include <cstring>
 #include <new>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define SWK_FENCE(from, bytes) ASAN_POISON_MEMORY_REGION(from, bytes)
+#define SWK_OPEN(from, bytes) ASAN_UNPOISON_MEMORY_REGION(from, bytes)
+#else
+#define SWK_FENCE(from, bytes) ((void)0)
+#define SWK_OPEN(from, bytes) ((void)0)
+#endif
+
 namespace swk {
 
 constexpr size_t ALIGNMENT = 64;  // a cache line, and the largest vector
@@ -36,15 +45,19 @@ class Buffer {
     size_t bytes_ = 0;
 };
 
-// Hands out aligned pieces. Without memory behind it, it only counts, so that one function both measures and lays out.
+// Hands out aligned pieces. Without memory behind it, it only counts, so that one function both measures and lays out. A build with
+// AddressSanitizer sees the gaps between pieces as fences.
 struct Arena {
     char *base = nullptr;
     size_t used = 0;
 
     template <class T> T *take(size_t count) {
-        T *piece = base ? reinterpret_cast<T *>(base + used) : nullptr;
-        used += (count * sizeof(T) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + STAGGER;
-        return piece;
+        const size_t bytes = count * sizeof(T), start = used;
+        used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + STAGGER;
+        if (!base) return nullptr;
+        SWK_OPEN(base + start, bytes);
+        SWK_FENCE(base + start + bytes, used - start - bytes);
+        return reinterpret_cast<T *>(base + start);
     }
 
   private:

@@ -20,9 +20,13 @@ void grow_for_block(Needs &needs, const Kernels &kernels, const Block &block, co
 
 void grow_for_head(Needs &needs, const Kernels &kernels, const Head &head, int images) {
     const size_t row = (size_t)panels_of(head.channels) * PANEL;
-    grow(needs.shared, images * row * kernels.element);
-    grow(needs.thread, 2 * (row * sizeof(float) + 2 * ALIGNMENT));
-    grow(needs.thread, (size_t)images * PANEL * sizeof(float));
+    Arena operand, lines, sums;
+    operand.take<char>(images * row * kernels.element);
+    lines.take<float>(row), lines.take<float>(row);
+    sums.take<float>((size_t)images * PANEL);
+    grow(needs.shared, operand.used);
+    grow(needs.thread, lines.used);
+    grow(needs.thread, sums.used);
 }
 
 }  // namespace

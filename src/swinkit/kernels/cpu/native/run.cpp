@@ -59,6 +59,7 @@ class Run {
     }
     // A build for tests fills scratch with NaN, so that nothing can rely on what it holds.
     static Buffer poisoned(Buffer buffer) {
+        SWK_OPEN(buffer.as<char>(), buffer.bytes());
 #ifdef SWK_POISON
         std::memset(buffer.as<char>(), 0xff, buffer.bytes());
 #endif
@@ -167,7 +168,8 @@ class Thread {
         if (job_.features)
             share_rows(grid_.tokens(), [&](long first, int rows) { k_.features(head, grid_, map_, first, rows, job_.features, scratch_); });
         if (!job_.pooled && !job_.logits) return;
-        void *operand = job_.logits ? run_.shared : nullptr;
+        Arena arena{run_.shared};
+        void *operand = job_.logits ? arena.take<char>((size_t)job_.batch * panels_of(head.channels) * PANEL * k_.element) : nullptr;
         share(job_.batch, [&](long i) { k_.pool(head, grid_, map_, (int)i, operand, job_.batch, job_.pooled, scratch_); });
         if (job_.logits)
             share(head.linear.panels, [&](long i) { k_.classify(head, operand, job_.batch, (int)i, job_.logits, scratch_); });
