@@ -244,11 +244,11 @@ def test_threads():
 def test_reasons():
     model = small()
     assert why_not(model, torch.float32) is None
-    assert why_not(model, torch.float16) == "packed weights are float32 or bfloat16, not float16"
+    assert why_not(model, torch.float16) == "Packed weights are float32 or bfloat16, not float16."
     with torch.device("meta"):
         elsewhere = SwinTransformer(SwinConfig(**SMALL))
-    assert why_not(elsewhere, torch.float32) == "packed weights are for the CPU, and the model is on meta"
-    with pytest.raises(InputError, match="float32 or bfloat16, not float64; use the model itself"):
+    assert "meta device" in why_not(elsewhere, torch.float32)
+    with pytest.raises(InputError, match="float32 or bfloat16, not float64"):
         pack(model, torch.float64)
 
 

@@ -22,16 +22,15 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def why_not(model: SwinTrunk, dtype: torch.dtype) -> str | None:
-    """A sentence that says why `pack` would not serve here, or None."""
+    """Why `pack` would not serve here, in a sentence; None if it does."""
     if dtype not in DTYPES:
-        return f"packed weights are float32 or bfloat16, not {str(dtype).removeprefix('torch.')}"
-    devices = sorted({parameter.device.type for parameter in model.parameters()} - {"cpu"})
-    if devices:
-        return f"packed weights are for the CPU, and the model is on {devices[0]}"
+        return f"Packed weights are float32 or bfloat16, not {str(dtype).removeprefix('torch.')}."
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return "The model is on the meta device and has no weights that could be packed."
     if not torch.backends.mkldnn.is_available():
-        return "this build of torch has no oneDNN"
+        return "This build of PyTorch has no oneDNN."
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "oneDNN has no bfloat16 on this CPU, which needs AVX-512 or better"
+        return "PyTorch's oneDNN computes in bfloat16 with AVX-512 or better only, which this CPU has not."
     return None
 
 
@@ -44,8 +43,8 @@ def pack(model: M, dtype: torch.dtype = torch.float32) -> M:
     """
     reason = why_not(model, dtype)
     if reason:
-        raise InputError(f"The model cannot be packed: {reason}; use the model itself.")
-    packed = copy.deepcopy(model).requires_grad_(False).float().eval()
+        raise InputError(f"{reason} Use the model as it is.")
+    packed = copy.deepcopy(model).requires_grad_(False).to("cpu", torch.float32)
     packed.pos_drop = nn.Dropout(0.0)
     packed.patch_embed.proj = PackedPatches(packed.patch_embed.proj)  # type: ignore[assignment]
     for stage in packed.layers:
@@ -59,8 +58,8 @@ def pack(model: M, dtype: torch.dtype = torch.float32) -> M:
     return packed.eval()
 
 
-def weight_bytes(packed: SwinTrunk) -> int:
-    """Memory of everything that a packed model keeps: weights, and position biases at their full size."""
-    layers = sum(module.nbytes for module in packed.modules() if isinstance(module, PackedLinear))
-    biases = sum(module.bias.nbytes for module in packed.modules() if isinstance(module, PackedAttention))
-    return layers + biases + sum(parameter.nbytes for parameter in packed.parameters())
+def weight_bytes(model: SwinTrunk) -> int:
+    """Memory of the weights of a model, packed or not; a packed one also keeps position biases at their full size."""
+    layers = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
+    biases = sum(module.bias.nbytes for module in model.modules() if isinstance(module, PackedAttention))
+    return layers + biases + sum(parameter.nbytes for parameter in model.parameters())

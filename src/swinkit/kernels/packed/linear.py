@@ -14,12 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from swinkit.kernels.forked import keep_one_thread_after_a_fork
+
 
 def for_inference(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Without gradients, which oneDNN's operations do not have, and without autocast, since the dtype was chosen when packing."""
+    """Without gradients, which oneDNN's operations do not have, and without autocast, since the dtype was chosen when packing.
+
+    In a forked child also in one thread.
+    """
 
     @wraps(forward)
     def call(*args: Any, **kwargs: Any) -> Tensor:
+        keep_one_thread_after_a_fork()
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return forward(*args, **kwargs)
 
