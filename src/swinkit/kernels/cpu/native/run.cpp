@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "flush.h"
 #include "plan.h"
 #include "team.h"
 
@@ -189,7 +190,10 @@ class Thread {
 
 void run(const swk_net &net, const swk_job &job) {
     Run run(net, job);
-    const auto work = [](void *run, int index, int threads) { Thread(*static_cast<Run *>(run), index, threads).go(); };
+    const auto work = [](void *run, int index, int threads) {
+        FlushDenormals flush;
+        Thread(*static_cast<Run *>(run), index, threads).go();
+    };
     run_together(job.threads, work, &run);
 }
 
