@@ -173,7 +173,7 @@ def draw(found, clock, path):
     """Time and memory over pixels, both axes logarithmic."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
     for axes, key, unit, title in zip(
         figure.subplots(1, 2), (clock, "memory"), (1, 2**20), ("seconds per image", "peak memory of a call, MiB"), strict=True
     ):
@@ -185,9 +185,11 @@ def draw(found, clock, path):
         axes.set(xlabel="pixels of the image", title=title)
         axes.grid(which="major", alpha=0.3)
         sizes = sorted({row["size"] for data in found.values() for row in data["rows"]})
-        axes.set_xticks([size**2 for size in sizes], [f"{size}²" for size in sizes], fontsize=8)
+        axes.set_xticks([size**2 for size in sizes], [f"{size}²" for size in sizes], fontsize=8, rotation=45)
         axes.minorticks_off()
-        axes.legend(title="growth with pixels to the power of", fontsize=8, title_fontsize=8)
+        axes.legend(
+            title="growth with pixels to the power of", fontsize=8, title_fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2)
+        )
     figure.savefig(path, dpi=120)
 
 
