@@ -59,7 +59,7 @@ def linear(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> Callable
     x, weight, bias = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype), torch.zeros(outputs, dtype=dtype)
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return lambda: F.linear(x, weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to_mkldnn(), rows)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     return lambda: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from swinkit.config import SwinConfig, pair
 from swinkit.environment import VARIABLES, package_version
 from swinkit.errors import CheckpointError, ConfigError, UnknownNameError
 from swinkit.fields import SizeLike, positive, whole
-from swinkit.runtimes.device import _cpu_name, has_fast_bfloat16
+from swinkit.runtimes.device import cpu_name, has_fast_bfloat16
 
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "openvino", "onnxruntime")
 
@@ -146,7 +146,7 @@ def _peer(name: str) -> Runtime:
 
 
 def _measure(cell: Cell, subject: Subject, jobs: Sequence[tuple[Runtime, Job]], plan: Plan, say: Say) -> None:
-    here = {"dtype": cell.dtype, "batch_size": cell.batch_size}
+    here: dict[str, Any] = {"dtype": cell.dtype, "batch_size": cell.batch_size}
     able = [replace(job, **here) for runtime, job in jobs if cell.dtype in runtime.dtypes]
     gemm = Job(GEMM.name, GEMM.build, NATIVE, "", str(subject.images), threads=plan.threads, shapes=subject.shapes(cell.batch_size), **here)
     cell.run(subject, able, gemm, plan.rounds, plan.seconds, say)
@@ -163,7 +163,7 @@ def _empty(subject: Subject, name: str, weights: str, plan: Plan) -> ModelSpeed:
         threads=plan.threads,
         processors=processors(),
         rounds=plan.rounds,
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         versions={"swinkit": swinkit.__version__}
         | {name: package_version(name) for name in PACKAGES if package_version(name) != "missing"},
         variables={name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
@@ -179,8 +179,11 @@ def _filled(speed: ModelSpeed, cells: Sequence[Cell]) -> ModelSpeed:
         for name, rate in (cell.gemm.rates if cell.gemm else {}).items():
             rates = gemm.setdefault(cell.dtype, {})
             rates[name] = max(rate, rates.get(name, 0.0))
+    lost = tuple(
+        f"matrix products in {cell.dtype} were not measured: {cell.gemm.failed}" for cell in cells if cell.gemm and cell.gemm.failed
+    )
     rows = [_row(cell, entry, speed.gflop) for cell in cells for entry in cell.entries if entry.seconds or entry.failed]
-    return replace(speed, gemm=gemm, rows=tuple(_shared(found, gemm) for found in rows))
+    return replace(speed, gemm=gemm, warnings=(*speed.warnings, *lost), rows=tuple(_shared(found, gemm) for found in rows))
 
 
 def _row(cell: Cell, entry: Entry, gflop: float) -> Row:

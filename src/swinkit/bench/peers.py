@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import swinkit
 from swinkit.bench.builders import images, in_pytorch
@@ -73,8 +74,7 @@ def _exported(job: Job) -> tuple[nn.Module, str]:
 def openvino(job: Job) -> Engine:
     """OpenVINO for the smallest latency, compiled for exactly this batch, with the precision asked for."""
     ov, x, (model, whose) = import_module("openvino"), images(job), _exported(job)
-    with torch.no_grad():
-        graph = ov.convert_model(model, example_input=torch.from_numpy(x), input=list(x.shape))
+    graph = _graph(ov, job, model, torch.from_numpy(x))
     short = {"float32": "f32", "bfloat16": "bf16"}[job.dtype]
     hints = {"INFERENCE_PRECISION_HINT": short, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": job.threads}
     network = ov.Core().compile_model(graph, "CPU", hints)
@@ -90,6 +90,14 @@ def openvino(job: Job) -> Engine:
     return Engine(call, f"openvino {package_version('openvino')}, {whose}, {short}, latency hint")
 
 
+def _graph(ov: Any, job: Job, model: nn.Module, x: Tensor) -> Any:
+    """timm's model is traced, which is OpenVINO's usual way; ours is exported, because tracing meets an operation that OpenVINO has not."""
+    with torch.no_grad():
+        if job.layout == NATIVE:
+            return ov.convert_model(torch.export.export(model, (x,)))
+        return ov.convert_model(model, example_input=x, input=list(x.shape))
+
+
 def onnxruntime(job: Job) -> Engine:
     """ONNX Runtime on torch.onnx.export's graph of this batch; its threads sleep between calls, not to disturb the others."""
     ort, x, (model, whose) = import_module("onnxruntime"), images(job), _exported(job)
@@ -102,6 +110,7 @@ def onnxruntime(job: Job) -> Engine:
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     finally:
         for path in (file, file.with_name(f"{file.name}.data")):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
     name = session.get_inputs()[0].name
     return Engine(lambda: session.run(None, {name: x}), f"onnxruntime {package_version('onnxruntime')}, {whose}")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ from swinkit.bench.jobs import Job
 MEMORY_WORDS = ("can't allocate memory", "bad allocation", "bad_alloc", "cannot allocate memory", "out of memory")
 
 
-class WorkerFailed(Exception):
+class WorkerError(Exception):
     """A runtime that could not be built or stopped working; the message is a sentence."""
 
 
@@ -23,7 +24,7 @@ class Worker:
     """A process that runs one job, alone in its process group so that Ctrl-C reaches the asking side only."""
 
     def __init__(self, job: Job) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "swinkit.bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             text=True, encoding="utf-8", start_new_session=True,
@@ -35,7 +36,7 @@ class Worker:
             raise
 
     def ask(self, command: str, *arguments: Any) -> Any:
-        """The answer to a command. Errors: WorkerFailed."""
+        """The answer to a command. Errors: WorkerError."""
         return self._answer(json.dumps([command, *arguments]))
 
     def _answer(self, line: str) -> Any:
@@ -48,10 +49,10 @@ class Worker:
         except BrokenPipeError:
             reply = ""
         if not reply:
-            raise WorkerFailed(self._ending())
+            raise WorkerError(self._ending())
         content = json.loads(reply)
         if "error" in content:
-            raise WorkerFailed(explained(content["kind"], content["error"]))
+            raise WorkerError(explained(content["kind"], content["error"]))
         return content["answer"]
 
     def _ending(self) -> str:
@@ -68,10 +69,8 @@ class Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                try:
+                with suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         self._errors.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from swinkit.bench.jobs import Job
-from swinkit.bench.processes import Worker, WorkerFailed
+from swinkit.bench.processes import Worker, WorkerError
 from swinkit.bench.results import TOLERANCE
 from swinkit.bench.subject import Subject
 
@@ -41,7 +41,7 @@ class Entry:
         """Do a step, and note what went wrong instead of raising it."""
         try:
             step()
-        except WorkerFailed as error:
+        except WorkerError as error:
             self.failed, self.seconds = str(error), []
 
     def ask(self, command: str, *arguments: Any) -> Any:
@@ -111,7 +111,7 @@ def _start(entry: Entry, subject: Subject) -> None:
     entry.difference = subject.difference(_arrays(file))
     allowed = TOLERANCE[entry.job.dtype]
     if not entry.difference <= allowed:
-        raise WorkerFailed(
+        raise WorkerError(
             f"Its outputs differ from plain swinkit's in float32 by {entry.difference:.1e} of the largest, and {allowed:.0e} is allowed, "
             "so it was not measured."
         )

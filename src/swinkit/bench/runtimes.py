@@ -10,6 +10,7 @@ from swinkit.errors import ConfigError, UnknownNameError
 
 BUILDERS = "swinkit.bench.builders"
 PEER_BUILDERS = "swinkit.bench.peers"
+ONNX = ("onnxruntime", "onnx", "onnxscript")
 INSTALL = "install it with: pip install 'swinkit[bench]'"
 
 
@@ -41,10 +42,8 @@ RUNTIMES: tuple[Runtime, ...] = (
     Runtime("torchvision", f"{PEER_BUILDERS}:torchvision", ("torchvision",), "torchvision", ("torchvision",)),
     Runtime("transformers", f"{PEER_BUILDERS}:transformers", ("transformers",), "transformers", ("transformers",)),
     Runtime("openvino", f"{PEER_BUILDERS}:openvino", ("timm", "native"), "openvino", ("openvino",)),
-    Runtime(
-        "onnxruntime", f"{PEER_BUILDERS}:onnxruntime", ("timm", "native"), "onnxruntime", ("onnxruntime", "onnx", "onnxscript"), ("float32",)
-    ),
-)  # fmt: skip
+    Runtime("onnxruntime", f"{PEER_BUILDERS}:onnxruntime", ("timm", "native"), "onnxruntime", ONNX, ("float32",)),
+)
 PEERS = tuple(dict.fromkeys(runtime.peer for runtime in RUNTIMES if runtime.peer))
 GEMM = Runtime("gemm", "swinkit.bench.gemm:build")
 """Not a way to run a model: measures the machine beside them."""

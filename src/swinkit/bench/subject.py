@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from swinkit.checkpoints.hub import parse_id
 from swinkit.config import SwinConfig, pair
 from swinkit.errors import CheckpointError, ConfigError, InputError
 from swinkit.fields import SizeLike
-from swinkit.kernels import choose
 from swinkit.model import SwinTransformer
 
 Model = SwinTransformer | SwinBackbone

@@ -38,7 +38,7 @@ class Station:
 
     def outputs(self, path: str) -> None:
         """Compute once and write the outputs as .npz."""
-        np.savez(path, *self.engine.call())  # type: ignore[arg-type]
+        np.savez(path, *self.engine.call())
         reset_peak()
 
     def warm(self) -> float:
