@@ -19,6 +19,7 @@ from conftest import COLOURS
 from swinkit.cli import run
 from swinkit.data import eval_transform, read_image
 from swinkit.errors import CheckpointError, ConfigError, DataError, InputError, UnknownNameError
+from swinkit.runtimes.prepared import PreparedRuntime
 from swinkit.runtimes.pytorch import TorchRuntime
 
 PREPROCESS = {"size": [16, 16], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -37,8 +38,8 @@ def read(out):
 
 
 def stop_after(batches, error):
-    """A stand-in for TorchRuntime.features that raises `error` instead of computing the next batch."""
-    calls, real = [], TorchRuntime.features
+    """A stand-in for PreparedRuntime.features that raises `error` instead of computing the next batch."""
+    calls, real = [], PreparedRuntime.features
 
     def features(self, images):
         calls.append(len(images))
@@ -193,7 +194,7 @@ def test_ctrl_c_is_130_and_the_same_command_goes_on(trained, flat, tmp_path, cap
     out = tmp_path / "vectors.npy"
     command = ["embed", str(trained.run), str(flat), "--out", str(out), "--shard-size", "3", "--batch-size", "2"]
     with monkeypatch.context() as patched:
-        patched.setattr(TorchRuntime, "features", stop_after(batches, KeyboardInterrupt()))
+        patched.setattr(PreparedRuntime, "features", stop_after(batches, KeyboardInterrupt()))
         assert run(command) == 130
     printed = capsys.readouterr()
     assert f"interrupted. {batches // 2} of 4 shards are kept in {out}.parts; the same command goes on." in printed.err
@@ -215,7 +216,7 @@ def test_interrupted_at_the_very_end(trained, flat, tmp_path, monkeypatch, suffi
             with pytest.raises(KeyboardInterrupt):
                 swinkit.embed(trained.run, flat, out=out, shard_size=5)
         assert out.exists() == (place.endswith("remove"))
-    monkeypatch.setattr(TorchRuntime, "features", stop_after(0, AssertionError))
+    monkeypatch.setattr(PreparedRuntime, "features", stop_after(0, AssertionError))
     assert swinkit.embed(trained.run, flat, out=out).count == 12, "another shard_size does not matter: the kept one counts"
     assert not (tmp_path / f"{out.name}.parts").exists()
 
@@ -223,7 +224,7 @@ def test_interrupted_at_the_very_end(trained, flat, tmp_path, monkeypatch, suffi
 def test_a_damaged_shard_is_computed_again(trained, flat, tmp_path, monkeypatch):
     out = tmp_path / "vectors.npy"
     with monkeypatch.context() as patched:
-        patched.setattr(TorchRuntime, "features", stop_after(3, OSError("disk full")))
+        patched.setattr(PreparedRuntime, "features", stop_after(3, OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             swinkit.embed(trained.run, flat, out=out, shard_size=3)
     part = tmp_path / "vectors.npy.parts" / "part-00001.safetensors"
@@ -240,7 +241,7 @@ def interrupted(trained, flat, tmp_path, monkeypatch):
     """vectors.npy of `flat`, stopped after one shard of four."""
     out = tmp_path / "vectors.npy"
     with monkeypatch.context() as patched:
-        patched.setattr(TorchRuntime, "features", stop_after(1, KeyboardInterrupt()))
+        patched.setattr(PreparedRuntime, "features", stop_after(1, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             swinkit.embed(trained.run, flat, out=out, shard_size=3)
     return out
@@ -301,7 +302,7 @@ def test_an_interrupted_replacement_goes_on_and_leaves_the_old_file_until_then(t
     swinkit.embed(trained.run, flat, out=out)
     before = out.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(TorchRuntime, "features", stop_after(1, KeyboardInterrupt()))
+        patched.setattr(PreparedRuntime, "features", stop_after(1, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt, match="the same command without --overwrite goes on"):
             swinkit.embed(trained.run, flat, out=out, shard_size=3, normalize=True, overwrite=True)
     assert out.read_bytes() == before

@@ -172,7 +172,8 @@ def test_predict_command(trained, mixed, capsys):
     assert run(["predict", str(trained.run), str(mixed / "1.png"), "--top-k", "1"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(f"{mixed / '1.png'}: red ")
-    assert err == ""
+    assert err.endswith("engine, float32, 1 threads\n")
+    assert err.count("\n") == 1, "what runs, and nothing else"
 
     assert run(["predict", str(trained.run), str(mixed), "--json"]) == 1
     out, err = capsys.readouterr()

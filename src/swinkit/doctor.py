@@ -18,7 +18,7 @@ EXTRAS = {
 
 
 def doctor() -> dict[str, Any]:
-    """The findings as plain data: "versions", "devices", "kernel", "precision", "extras", "problems"."""
+    """The findings as plain data: "versions", "devices", "kernel", "inference", "precision", "extras", "problems"."""
     import torch
 
     import swinkit
@@ -31,11 +31,13 @@ def doctor() -> dict[str, Any]:
     if torch.backends.mps.is_available():
         devices.append(torch.device("mps"))
     kernel = choose()
+    engines = {str(dtype).removeprefix("torch."): _engine(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return {
         "versions": versions,
         "devices": {str(device): describe(device) for device in devices},
         "precision": {str(device): str(pick_amp(None, device) or torch.float32).removeprefix("torch.") for device in devices},
         "kernel": {"name": kernel.name, "reason": kernel.reason},
+        "inference": engines,
         "extras": {extra: [name for name in packages if package_version(name) == "missing"] for extra, packages in EXTRAS.items()},
         "problems": _problems(versions),
     }
@@ -45,12 +47,24 @@ def text(findings: dict[str, Any]) -> str:
     """The findings for a person."""
     lines = [f"{name:16} {value}" for name, value in findings["versions"].items()]
     lines += ["", *(f"{name:16} {what}; trains in {findings['precision'][name]}" for name, what in findings["devices"].items())]
-    lines += [f"{'kernel':16} {findings['kernel']['name']}: {findings['kernel']['reason']}", ""]
+    lines += [f"{'kernel':16} {findings['kernel']['name']}: {findings['kernel']['reason']}"]
+    lines += [f"{'CPU ' + dtype:16} {engine['name']}: {engine['reason']}" for dtype, engine in findings["inference"].items()] + [""]
     for extra, missing in findings["extras"].items():
         state = "installed" if not missing else f"missing {', '.join(missing)}; install with: pip install 'swinkit[{extra}]'"
         lines.append(f"{'extra ' + extra:16} {state}")
     lines += [f"{'problem':16} {problem}" for problem in findings["problems"]]
     return "\n".join(lines)
+
+
+def _engine(dtype: Any) -> dict[str, str]:
+    """What `prepare` chooses on this CPU for a model of a usual kind."""
+    from swinkit.config import SwinConfig
+    from swinkit.model import SwinTransformer
+    from swinkit.prepare import choose
+
+    model = SwinTransformer(SwinConfig(img_size=8, embed_dim=32, depths=(1,), num_heads=(1,), window_size=2, num_classes=2))
+    name, _, reason = choose(model, dtype, "auto")
+    return {"name": name, "reason": reason}
 
 
 def _required() -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, overload
 
 import numpy as np
 import safetensors.torch
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
@@ -30,7 +31,9 @@ from swinkit.data.unlabelled import Data, open_images
 from swinkit.errors import CheckpointError, ConfigError, DataError, InputError
 from swinkit.model import SwinTransformer
 from swinkit.predict import Failure
+from swinkit.runtimes.choose import open_runtime
 from swinkit.runtimes.device import pick_amp, pick_device
+from swinkit.runtimes.prepared import PreparedRuntime
 from swinkit.runtimes.pytorch import TorchRuntime
 from swinkit.vectors import FORMAT_VERSION, Names, Shard, Shards, check_out, join
 
@@ -122,12 +125,13 @@ def embed(
     model = _open_model(source)
     images, labelled, about = open_images(data, split)
     where = pick_device(device)
-    embedder = _Embedder(images, TorchRuntime(model, where, pick_amp(amp, where)), Preprocess.from_dict(model.preprocess), options)
+    facts = {} if file is None else _facts(source, model, options, pick_amp(amp, where))
+    embedder = _Embedder(images, open_runtime(model, where, amp), Preprocess.from_dict(model.preprocess), options)
     names = _names(images, labelled)
-    options.say(about)
+    options.say(f"{about}; {embedder.runtime.about}")
     if file is None:
         return _in_memory(embedder, names)
-    return _into_file(embedder, names, file, _facts(source, embedder))
+    return _into_file(embedder, names, file, facts)
 
 
 def _open_model(source: Source) -> SwinTransformer:
@@ -155,7 +159,7 @@ def _text(name: str) -> str:
 @dataclass(frozen=True, eq=False)
 class _Embedder:
     images: ImageSet
-    runtime: TorchRuntime
+    runtime: TorchRuntime | PreparedRuntime
     preprocess: Preprocess
     options: _Options
 
@@ -217,16 +221,15 @@ def _check_some(rows: int, failures: Sequence[Failure]) -> None:
         raise DataError(f"None of the {len(failures):,} images can be read. The first: {failures[0].error}")
 
 
-def _facts(source: Source, embedder: _Embedder) -> dict[str, Any]:
+def _facts(source: Source, model: SwinTransformer, options: _Options, amp: torch.dtype | None) -> dict[str, Any]:
     """What the vectors depend on, beside the images."""
-    model: Any = embedder.runtime.model
-    precision = str(embedder.runtime.amp or model.norm.weight.dtype).removeprefix("torch.")
+    precision = str(amp or model.norm.weight.dtype).removeprefix("torch.")
     return {
         "model": str(source) if isinstance(source, str | Path) else type(model).__name__,
         "config": model.config.to_dict(),
         "weights_sha256": _digest(source, model),
-        "preprocess": embedder.preprocess.to_dict(),
-        "normalize": embedder.options.normalize,
+        "preprocess": model.preprocess,
+        "normalize": options.normalize,
         "precision": precision,
     }
 

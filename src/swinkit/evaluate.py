@@ -44,15 +44,18 @@ def evaluate(
     amp: bool | None = False,
     workers: int = 0,
     on_batch: OnBatch | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Scores of a run or checkpoint folder on a built-in data set or images of your own (docs/data.md); classes are matched by name.
 
     data: None takes what the run was trained on. split: "train", "val", "test" or "auto" (test; else val; else every image of a folder
-    that the run was not trained on). Of a run's own data, train and val are those of the run.
+    that the run was not trained on). Of a run's own data, train and val are those of the run. say: called with a sentence before the start.
     Errors: CheckpointError, DataError (a class that the model does not know), InputError (a picture that cannot be read).
     """
     predictor = Predictor(source, device=device, amp=amp)
     name, images = which_images(Path(source), data, split)
+    if say:
+        say(f"{len(images):,} images, {name}; {predictor.runtime.about}")
     labels = match_classes(images.classes, predictor.classes)
     scorer = Scorer(predictor.classes)
     score(scorer, predictor.runtime, images, predictor.preprocess, labels, batch_size=batch_size, workers=workers, on_batch=on_batch)

@@ -19,8 +19,8 @@ from swinkit.checkpoints.dialects.examine import read
 from swinkit.data import Preprocess, eval_transform, find_images, read_image
 from swinkit.errors import CheckpointError, DataError, InputError
 from swinkit.model import SwinTransformer
-from swinkit.runtimes.device import pick_amp, pick_device
-from swinkit.runtimes.pytorch import TorchRuntime
+from swinkit.runtimes.choose import open_runtime
+from swinkit.runtimes.device import pick_device
 from swinkit.tasks.classify import Prediction, top_k
 
 Picture = Any
@@ -47,7 +47,7 @@ class Predictor:
         predictor("photo.jpg").label
 
     source: a run folder, a checkpoint in it or a folder of `save_pretrained`; device: "auto", "cpu", "cuda" ...; amp: mixed precision
-    (None: where the hardware computes in bfloat16).
+    (None: where the hardware computes in bfloat16). On the CPU the model is made ready with `swinkit.prepare`; `runtime.about` says how.
     Errors: CheckpointError for a folder that holds no classifier, InputError for a picture that cannot be read.
     """
 
@@ -62,8 +62,7 @@ class Predictor:
             raise InputError(f"batch_size is {batch_size}; expected at least 1.")
         self.classes = saved.labels or tuple(str(index) for index in range(model.num_classes))
         self.preprocess = Preprocess.from_dict(saved.preprocess)
-        where = pick_device(device)
-        self.runtime = TorchRuntime(model, where, pick_amp(amp, where))
+        self.runtime = open_runtime(model, pick_device(device), amp)
         self.batch_size = batch_size
         self._transform = eval_transform(self.preprocess)
 

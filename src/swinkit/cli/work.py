@@ -70,9 +70,10 @@ def evaluate(
     """Score a trained classifier on labelled images: accuracy, per class, calibration."""
     from swinkit.evaluate import evaluate
 
-    with Bar("evaluating") as update:
+    bar = Bar("evaluating")
+    with bar as update:
         scores = evaluate(
-            source, data, split=split, batch_size=batch_size, device=device, amp=amp, workers=workers, on_batch=update
+            source, data, split=split, batch_size=batch_size, device=device, amp=amp, workers=workers, on_batch=update, say=bar.say
         )  # fmt: skip
     print(json.dumps(scores.to_dict()) if as_json else scores.table())
     return 0
@@ -99,7 +100,9 @@ def predict(
         return 2
     predictor = Predictor(source, device=device, amp=amp, batch_size=batch_size)
     pictures = expand(["-" if file == STDIN else file for file in files])
-    with Bar("predicting", hidden=sys.stdout.isatty()) as update:
+    bar = Bar("predicting", hidden=sys.stdout.isatty())
+    with bar as update:
+        bar.say(predictor.runtime.about)
         results = counted(predictor.stream(pictures, top_k=top_k), len(pictures), update)
         return print_predictions(results, "json" if as_json else "csv" if as_csv else "text")
 

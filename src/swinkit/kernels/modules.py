@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swinkit.kernels import packed
 from swinkit.kernels.cpu import library
 from swinkit.kernels.cpu.fused import Wanted
+from swinkit.kernels.forked import keep_one_thread_after_a_fork
 from swinkit.model import SwinTrunk
 
 
@@ -17,7 +19,7 @@ def why_not(name: str, model: SwinTrunk, dtype: torch.dtype) -> str | None:
     """Why such an engine cannot run this model; None if it can."""
     if name == "plain":
         return None
-    return "Packed weights are not available."
+    return packed.why_not(model, dtype)
 
 
 def fast_dtype() -> torch.dtype:
@@ -32,20 +34,19 @@ class ModuleNet:
     """A copy of a model that runs as a module."""
 
     def __init__(self, name: str, model: SwinTrunk, dtype: torch.dtype) -> None:
-        self.model: Any = copy.deepcopy(model).eval()
-        self.dtype = dtype
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-            parameter.data = parameter.data.to("cpu", torch.float32)
+        self.model: Any = packed.pack(model, dtype) if name == "packed" else copy.deepcopy(model).to("cpu", torch.float32)
+        self.model.eval().requires_grad_(False)
+        self.autocast = name == "plain" and dtype == torch.bfloat16
 
     @property
     def weight_bytes(self) -> int:
         """Memory of the copy's weights."""
-        return sum(parameter.nbytes for parameter in self.model.parameters())
+        return packed.weight_bytes(self.model)
 
     def run(self, x: Tensor, wanted: Wanted, threads: int) -> dict[str, Any]:
         """As FusedNet.run."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        keep_one_thread_after_a_fork()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             out = self._outputs(x, wanted)
         return {name: _floats(value) for name, value in out.items()}
 

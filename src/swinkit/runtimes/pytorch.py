@@ -22,6 +22,12 @@ class TorchRuntime:
         self.no_grad = torch.no_grad if sharded else torch.inference_mode
         self.model = model.to(self.device).eval()
 
+    @property
+    def about(self) -> str:
+        """What runs, in words."""
+        weight: Any = next(self.model.parameters())
+        return f"PyTorch on {self.device}, {str(self.amp or weight.dtype).removeprefix('torch.')}"
+
     def run(self, images: Tensor) -> Tensor:
         """(B, C, H, W) float32, prepared -> logits (B, num_classes) float32 on the CPU."""
         with self.no_grad(), autocast(self.device, self.amp):

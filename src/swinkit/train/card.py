@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from torch import nn
 
-from swinkit.build import at_rest
 from swinkit.checkpoints.card import Result, Story, make_card
-from swinkit.checkpoints.native import write_card
+from swinkit.checkpoints.native import SavedModel, write_card
 from swinkit.environment import read_environment
 from swinkit.tasks.scores import Scores, percent
 from swinkit.tasks.text import clock
@@ -26,8 +24,8 @@ ON_HUB = dict.fromkeys(("fashion-mnist", "fashion-mnist-sample"), "zalando-datas
 """Built-in data -> its name on the hub."""
 
 
-def write_run_card(trainer: Trainer, model: nn.Module, scores: Scores, scored_on: str, command: str, seconds: float) -> None:
-    """Put the card into the best checkpoint; model: what it holds."""
+def write_run_card(trainer: Trainer, saved: SavedModel, scores: Scores, scored_on: str, command: str, seconds: float) -> None:
+    """Put the card into the best checkpoint; saved: what it holds."""
     splits, run = trainer.splits, trainer.run
     metrics = {"accuracy": ("Accuracy", scores.top1)}
     result = Result(_public(splits.name), scored_on, metrics, _on_hub(trainer.recipe.data))
@@ -37,7 +35,7 @@ def write_run_card(trainer: Trainer, model: nn.Module, scores: Scores, scored_on
         "Training": _training(trainer.recipe, command, seconds),
         "Environment": _environment(run.folder),
     }
-    card = make_card(at_rest(model), Story(run.folder.resolve().name, [result], sections))
+    card = make_card(saved, Story(run.folder.resolve().name, [result], sections))
     write_card(run.checkpoint("best"), card)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from swinkit.checkpoints.dialects.examine import read
 from swinkit.checkpoints.files import write_atomic
 from swinkit.data import ImageSet
 from swinkit.evaluate import score
@@ -42,7 +43,7 @@ def finish(trainer: Trainer, command: str, seconds: float, console: Console) -> 
     scores = replace(scorer.compute(), images=f"{scored_on} of {splits.name}")
     write_atomic(run.folder / f"scores-{scored_on}.json", json.dumps(scores.to_dict(), indent=1) + "\n")
     mistakes = _mistakes(images, scorer.mistakes(), splits.classes, predictor.preprocess.mode)
-    write_run_card(trainer, predictor.runtime.model, scores, scored_on, command, seconds)
+    write_run_card(trainer, read(run.checkpoint("best")), scores, scored_on, command, seconds)
     write_facts(run.folder, _facts(trainer, command, seconds) | {"mistakes": mistakes})
     # Built from the folder alone: `swinkit report` makes the same page.
     written = read_run(run.folder)

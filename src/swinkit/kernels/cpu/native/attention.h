@@ -24,6 +24,7 @@ template <class T> struct AttentionScratch {
     T *block;                 // [LANES][32]
     float *masks;             // [windows][4 sides][keys]
     int chunk;                // query rows at a time
+    long stride;              // from one panel of scores to the next
 };
 
 template <class T> INLINE int chunk_of(const swk::Block &block) {
@@ -34,6 +35,8 @@ template <class T> AttentionScratch<T> lay_out(swk::Arena &arena, const swk::Blo
     const size_t panels = block.heads.panels, tokens = block.tokens + 1, keys = block.keys;
     AttentionScratch<T> s;
     s.chunk = chunk_of<T>(block);
+    const size_t room = (s.chunk + TOGETHER - 1) / TOGETHER * TOGETHER;
+    s.stride = (long)room * PANEL;
     s.q = arena.take<T>(panels * rows * PANEL);
     s.k = arena.take<T>(panels * rows * PANEL);
     s.v = arena.take<T>(panels * rows * PANEL);
@@ -42,9 +45,9 @@ template <class T> AttentionScratch<T> lay_out(swk::Arena &arena, const swk::Blo
     s.window_v = arena.take<T>(panels * tokens * PANEL);
     s.keys = arena.take<T>(panels * keys * PANEL);
     s.values = arena.take<T>(panels * tokens * PANEL);
-    s.scores = arena.take<float>(keys * s.chunk);
-    s.weights = sizeof(T) == sizeof(float) ? (T *)s.scores : arena.take<T>(keys * s.chunk);
-    s.inverse = arena.take<float>(s.chunk);
+    s.scores = arena.take<float>(keys * room);
+    s.weights = sizeof(T) == sizeof(float) ? (T *)s.scores : arena.take<T>(keys * room);
+    s.inverse = arena.take<float>(room);
     s.narrow = arena.take<T>((size_t)s.chunk * PANEL);
     s.block = arena.take<T>(LANES * PANEL);
     s.masks = arena.take<float>((size_t)windows * 4 * keys);
@@ -88,8 +91,7 @@ template <class T> INLINE void project_group(const swk::Block &block, const swk:
             const int column = (group * 3 + part) * panels + p;
             Result to{cosine ? Store::floats : Store::operand};
             to.out = cosine ? (void *)(s.wide + p * panel) : (void *)(outs[part] + p * panel);
-            to.bias = block.qkv.bias.as<float>() + column * PANEL;
-            product((const T *)tile.operand, tile.rows, panel, panel_of<T>(block.qkv, column), block.qkv.depth, to);
+            layer(block.qkv, column, 1, (const T *)tile.operand, tile.rows, panel, to);
         }
         if (cosine)
             to_length(s.wide, outs[part], tile.rows, block.heads, part ? nullptr : block.scale.as<float>() + group * block.heads.per_group);
@@ -148,49 +150,76 @@ template <class T> INLINE void transpose_keys(const T *from, int tokens, int key
     }
 }
 
-// softmax of one row of scores, without its division: what it would divide by comes back, inverted.
-// PANELS: how many panels of keys, where that is known; the scores then stay in registers.
-template <class T, int PANELS> INLINE float softmax_row(float *scores, long stride, int panels, const float *bias, const float *mask, T *to) {
-    const int count = PANELS ? PANELS : panels;
-    Vec held[(PANELS ? PANELS : 1) * VECS];
-    Vec most = set1(-1e38f);
-    for (int p = 0; p < count; p++)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECS; v++) {
-            Vec x = load(scores + p * stride + v * LANES) + load(bias + p * PANEL + v * LANES);
-            if (mask) x += load(mask + p * PANEL + v * LANES);
-            most = larger(most, x);
-            if (PANELS) held[p * VECS + v] = x;
-            else store(scores + p * stride + v * LANES, x);
-        }
-    const Vec peak = set1(largest(most));
-    Vec total = set1(0.f);
-    for (int p = 0; p < count; p++)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECS; v += COLS) {
-            Vec e[COLS];
+// What a softmax reads and writes: panels of keys lie `stride` floats apart.
+template <class T> struct Scores {
+    float *from;
+    T *to;
+    long stride;
+    int panels;
+};
+
+// softmax of TOGETHER rows, without its division: what it would divide by comes back inverted. PANELS: how many panels of keys, where that is
+// known; the scores then stay in registers.
+template <class T, int PANELS>
+INLINE void softmax_rows(const Scores<T> &s, const float *const *bias, const float *const *mask, float *inverse) {
+    constexpr int N = TOGETHER;
+    const int count = PANELS ? PANELS : s.panels;
+    Vec held[N][PANELS ? PANELS * VECS : 1], most[N];
 #pragma GCC unroll 4
-            for (int c = 0; c < COLS; c++) {
-                const Vec x = PANELS ? held[p * VECS + v + c] : load(scores + p * stride + (v + c) * LANES);
-                e[c] = exp2<T>(x - peak);
-                total += e[c];
+    for (int r = 0; r < N; r++) {
+        most[r] = set1(-1e38f);
+        for (int p = 0; p < count; p++)
+#pragma GCC unroll 8
+            for (int v = 0; v < VECS; v++) {
+                float *score = s.from + r * PANEL + p * s.stride + v * LANES;
+                Vec x = load(score) + load(bias[r] + p * PANEL + v * LANES);
+                if (mask) x += load(mask[r] + p * PANEL + v * LANES);
+                most[r] = larger(most[r], x);
+                if (PANELS) held[r][p * VECS + v] = x;
+                else store(score, x);
             }
-            put(to + p * stride + v * LANES, e);
-        }
-    return 1.f / sum(total);
+    }
+    spread_largest(most);
+    Vec total[N];
+#pragma GCC unroll 4
+    for (int r = 0; r < N; r++) {
+        total[r] = set1(0.f);
+        for (int p = 0; p < count; p++)
+#pragma GCC unroll 8
+            for (int v = 0; v < VECS; v += COLS) {
+                Vec e[COLS];
+#pragma GCC unroll 4
+                for (int c = 0; c < COLS; c++) {
+                    const Vec x = PANELS ? held[r][p * VECS + v + c] : load(s.from + r * PANEL + p * s.stride + (v + c) * LANES);
+                    e[c] = exp2<T>(x - most[r]);
+                    total[r] += e[c];
+                }
+                put(s.to + r * PANEL + p * s.stride + v * LANES, e);
+            }
+    }
+    inverse_sums(total, inverse);
 }
 
-template <class T>
-INLINE void softmax(AttentionScratch<T> &s, int rows, int panels, const float *bias, long bias_stride, const int *place, const float *masks,
-                    const unsigned char *side, int keys) {
-    const long stride = (long)s.chunk * PANEL;
-    for (int r = 0; r < rows; r++) {
-        const int token = place ? place[r] : r;
-        const float *row_bias = bias + token * bias_stride, *mask = side ? masks + side[token] * keys : nullptr;
-        float *scores = s.scores + r * PANEL;
-        T *to = s.weights + r * PANEL;
-        s.inverse[r] = panels == 2 ? softmax_row<T, 2>(scores, stride, 2, row_bias, mask, to)
-                                   : softmax_row<T, 0>(scores, stride, panels, row_bias, mask, to);
+// Rows of bias and mask for the tokens of some rows.
+struct RowTables {
+    const float *bias;
+    long stride;                // of bias and masks
+    const int *place;           // null: the rows are the tokens in order
+    const float *masks;
+    const unsigned char *side;  // null: no mask
+};
+
+// softmax of rows [0, rows) of the scores, TOGETHER at a time. The last ones may be rows that nobody asked for; scratch has room for them.
+template <class T, int PANELS> INLINE void softmax(AttentionScratch<T> &s, int rows, int panels, const RowTables &tables) {
+    for (int first = 0; first < rows; first += TOGETHER) {
+        const float *bias[TOGETHER], *mask[TOGETHER];
+        for (int r = 0; r < TOGETHER; r++) {
+            const int row = smaller_of(first + r, rows - 1), token = tables.place ? tables.place[row] : row;
+            bias[r] = tables.bias + token * tables.stride;
+            mask[r] = tables.side ? tables.masks + tables.side[token] * tables.stride : nullptr;
+        }
+        const Scores<T> scores{s.scores + first * PANEL, s.weights + first * PANEL, s.stride, panels};
+        softmax_rows<T, PANELS>(scores, bias, tables.side ? mask : nullptr, s.inverse + first);
     }
 }
 

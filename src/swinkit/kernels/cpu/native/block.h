@@ -85,27 +85,28 @@ INLINE void attend_head(const Block &block, const Tile &tile, const Window &wind
     const int within = head % heads.per_group * heads.dim, group = head / heads.per_group;
     const bool shared = heads.per_group > 1;
     const int depth = shared ? heads.dim : heads.panels * PANEL, panels = block.keys / PANEL;
+    const int values = sizeof(T) == sizeof(float) ? block.tokens : (block.tokens + 1) / 2 * 2;
     for (int p = 0; p < heads.panels; p++)
         transpose_keys(work.keys_from + p * work.key_panel + within, block.tokens, block.keys, smaller_of(depth, PANEL), depth,
                        s.keys + (long)p * PANEL * PANEL, s.block);
     const float *bias = block.position.as<float>() + (long)head * block.tokens * block.keys;
-    const long stride = (long)s.chunk * PANEL, panel = (long)tile.rows * PANEL;
+    const long panel = (long)tile.rows * PANEL;
     for (int row = 0; row < window.real; row += s.chunk) {
-        const int rows = smaller_of(s.chunk, window.real - row), first = window.first + row;
+        const int rows = smaller_of(s.chunk, window.real - row), first = window.first + row, token = window.place ? 0 : row;
         for (int p = 0; p < panels; p++) {
             Result to{Store::floats};
-            to.out = s.scores + p * stride;
+            to.out = s.scores + p * s.stride;
             product(s.q + (long)first * PANEL + within, rows, panel, s.keys + (long)p * depth * PANEL, depth, to);
         }
-        softmax(s, rows, panels, window.place ? bias : bias + (long)row * block.keys, block.keys, window.place ? window.place + row : nullptr,
-                work.masks, work.side ? work.side + (window.place ? 0 : row) : nullptr, block.keys);
+        const RowTables tables{bias + (long)token * block.keys, block.keys, window.place ? window.place + row : nullptr, work.masks,
+                               work.side ? work.side + token : nullptr};
+        panels == 2 ? softmax<T, 2>(s, rows, 2, tables) : softmax<T, 0>(s, rows, panels, tables);
         for (int p = 0; p < heads.panels; p++) {
             T *out = (T *)tile.attended + ((long)(group * heads.panels + p) * tile.rows + first) * PANEL;
             Result to{Store::scaled};
             to.out = shared ? s.narrow : out;
             to.aux = s.inverse;
-            product(s.weights, rows, stride, work.values + p * work.value_panel, (block.tokens + 1) / 2 * 2 - (sizeof(T) == 4 ? block.tokens % 2 : 0),
-                    to);
+            product(s.weights, rows, s.stride, work.values + p * work.value_panel, values, to);
             for (int r = 0; shared && r < rows; r++)
                 for (int d = within; d < within + heads.dim; d++) out[r * PANEL + d] = s.narrow[r * PANEL + d];
         }
@@ -172,10 +173,9 @@ template <class T> void project(const Block &block, Tile &tile, int from, int to
     for (int p = from; p < to; p++) {
         Result result{block.version == 1 ? Store::residual : Store::floats};
         result.out = tile.sum + p * panel;
-        result.bias = block.proj.bias.as<float>() + p * PANEL;
         result.rows = tile.row;
         result.offset = p * PANEL;
-        product((const T *)tile.attended, tile.rows, panel, panel_of<T>(block.proj, p), block.proj.depth, result);
+        layer(block.proj, p, tile.sharing, (const T *)tile.attended, tile.rows, panel, result);
     }
 }
 
@@ -198,8 +198,7 @@ template <class T> void expand(const Block &block, Tile &tile, int first, int fr
     for (int p = from; p < to; p++) {
         Result result{Store::gelu};
         result.out = (T *)tile.hidden + (p - first) * panel;
-        result.bias = block.fc1.bias.as<float>() + p * PANEL;
-        product((const T *)tile.operand, tile.rows, panel, panel_of<T>(block.fc1, p), block.fc1.depth, result);
+        layer(block.fc1, p, tile.sharing, (const T *)tile.operand, tile.rows, panel, result);
     }
 }
 
@@ -209,11 +208,9 @@ template <class T> void contract(const Block &block, Tile &tile, int first, int 
     for (int p = from; p < to; p++) {
         Result result{block.version == 1 && ends ? Store::finish : block.version == 2 && begins ? Store::floats : Store::accumulate};
         result.out = tile.sum + p * panel;
-        result.bias = begins ? block.fc2.bias.as<float>() + p * PANEL : nullptr;
         result.rows = tile.row;
         result.offset = p * PANEL;
-        const T *weight = panel_of<T>(block.fc2, p) + (size_t)first * PANEL * PANEL;
-        product((const T *)tile.hidden, tile.rows, panel, weight, (last - first) * PANEL, result);
+        layer(block.fc2, p, tile.sharing, first * PANEL, (last - first) * PANEL, (const T *)tile.hidden, tile.rows, panel, result);
     }
 }
 

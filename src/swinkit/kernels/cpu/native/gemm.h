@@ -24,7 +24,11 @@ struct Result {
     float *const *rows = nullptr;  // rows elsewhere, and where this panel lies in them
     long offset = 0;
     const float *aux = nullptr;
+    const char *next = nullptr;    // weights that will be wanted after these
 };
+
+constexpr int LINE = 64;    // bytes of a cache line
+constexpr int FETCHERS = 4;  // tiles of rows that share the work of asking for the next weights
 
 template <class T, int R> INLINE void keep(const Vec (&sum)[R][COLS], const Result &to, int row, int column) {
     T *out = (T *)to.out + (long)row * PANEL + column;
@@ -82,11 +86,13 @@ template <class T, int R> INLINE void finish(Vec (&sum)[R][COLS], const Result &
     }
 }
 
-// sum += a * b over `depth` channels of a [depth / 32][stride / 32][32] and b [depth][32].
-template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const float *a, long stride, const float *b, int depth) {
+// sum += a * b over `depth` channels of a [depth / 32][stride / 32][32] and b [depth][32]. On the way a quarter of a panel's lines from
+// `next` on are asked for: at small batches weights come from main memory, and slower than they are used.
+template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const float *a, long stride, const float *b, int depth, const char *next) {
     for (; depth > 0; depth -= PANEL, a += stride) {
         const int deep = smaller_of(depth, PANEL);
         for (int k = 0; k < deep; k++, b += PANEL) {
+            if (k % 2 == 0) __builtin_prefetch(next, 0, 2), next += LINE;
             Vec w[COLS];
 #pragma GCC unroll 4
             for (int v = 0; v < COLS; v++) w[v] = load(b + v * LANES);
@@ -102,10 +108,11 @@ template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const float *a, long 
 
 #ifdef SWK_BF16
 // The same on pairs of channels, for an even depth.
-template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const bf16 *a, long stride, const bf16 *b, int depth) {
+template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const bf16 *a, long stride, const bf16 *b, int depth, const char *next) {
     for (; depth > 0; depth -= PANEL, a += stride) {
         const int pairs = smaller_of(depth, PANEL) / 2;
         for (int k = 0; k < pairs; k++, b += 2 * PANEL) {
+            if (k % 2 == 0) __builtin_prefetch(next, 0, 2), next += LINE;
             const __m512bh w0 = (__m512bh)_mm512_loadu_si512(b), w1 = (__m512bh)_mm512_loadu_si512(b + PANEL);
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++) {
@@ -121,17 +128,17 @@ template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const bf16 *a, long s
 #endif
 
 template <class T, int R>
-__attribute__((noinline)) void tile(const T *a, long stride, const T *b, int depth, const Result &to, int row, int column) {
+__attribute__((noinline)) void tile(const T *a, long stride, const T *b, int depth, const Result &to, int row, int column, const char *next) {
     Vec sum[R][COLS];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < COLS; v++) sum[r][v] = to.bias ? load(to.bias + column + v * LANES) : set1(0.f);
-    multiply(sum, a, stride, b + column, depth);
+    multiply(sum, a, stride, b + column, depth, next);
     finish<T>(sum, to, row, column);
 }
 
-template <class T> using TileFunction = void (*)(const T *, long, const T *, int, const Result &, int, int);
+template <class T> using TileFunction = void (*)(const T *, long, const T *, int, const Result &, int, int, const char *);
 
 template <class T, int... R> struct TileTable {
     static constexpr TileFunction<T> by_rows[] = {nullptr, tile<T, R>...};
@@ -146,10 +153,12 @@ template <class T> using Tiles = TileTable<T, 1, 2, 3, 4, 5, 6>;
 // read all weights for it.
 template <class T> INLINE void product(const T *a, int rows, long stride, const T *b, int depth, const Result &to) {
     const int tiles = (rows + ROWS - 1) / ROWS;
-    for (int column = 0; column < PANEL; column += COLS * LANES)
-        for (int t = 0, row = 0; t < tiles; t++) {
+    const size_t part = (size_t)depth * PANEL * sizeof(T) / FETCHERS;
+    for (int column = 0, work = 0; column < PANEL; column += COLS * LANES)
+        for (int t = 0, row = 0; t < tiles; t++, work++) {
             const int count = rows / tiles + (t < rows % tiles);
-            Tiles<T>::by_rows[count](a + (long)row * PANEL, stride, b, depth, to, row, column);
+            const char *next = to.next && work < FETCHERS ? to.next + work * part : (const char *)a;
+            Tiles<T>::by_rows[count](a + (long)row * PANEL, stride, b, depth, to, row, column, next);
             row += count;
         }
 }
@@ -157,6 +166,19 @@ template <class T> INLINE void product(const T *a, int rows, long stride, const 
 // Panel `panel` of a linear layer.
 template <class T> INLINE const T *panel_of(const swk::Linear &linear, int panel) {
     return linear.weight.as<T>() + (size_t)panel * linear.depth * PANEL;
+}
+
+// Channels [first, first + depth) of a linear layer's inputs into panel `panel` of its outputs. The panel that this thread will probably
+// want next lies `ahead` further.
+template <class T>
+INLINE void layer(const swk::Linear &linear, int panel, int ahead, int first, int depth, const T *a, int rows, long stride, Result to) {
+    const size_t offset = (size_t)first * PANEL;
+    if (panel + ahead < linear.panels) to.next = (const char *)(panel_of<T>(linear, panel + ahead) + offset);
+    if (first == 0) to.bias = linear.bias.as<float>() + panel * PANEL;
+    product(a, rows, stride, panel_of<T>(linear, panel) + offset, depth, to);
+}
+template <class T> INLINE void layer(const swk::Linear &linear, int panel, int ahead, const T *a, int rows, long stride, const Result &to) {
+    layer(linear, panel, ahead, 0, linear.depth, a, rows, stride, to);
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ struct Window {
 // A run of windows on its way through a block. The operands are of the element type, sums are float.
 struct Tile {
     int rows, windows;
+    int sharing;      // threads that share this tile's panels
     float **row;      // the rows of the map
     int *places;
     Window *window;

@@ -59,8 +59,7 @@ template <class T> void embed(const swk::Embed &embed, const swk_job &job, const
     for (int p = 0; p < out; p++) {
         Result result{Store::floats};
         result.out = s.sum + p * panel;
-        result.bias = embed.project.bias.as<float>() + p * PANEL;
-        product(s.operand, rows, panel, panel_of<T>(embed.project, p), embed.project.depth, result);
+        layer(embed.project, p, 1, s.operand, rows, panel, result);
     }
     for (int r = 0; r < rows; r++) {
         const float *position = job.position ? job.position + (first + r) % per_image * grid.stride : nullptr;
@@ -103,10 +102,9 @@ template <class T> void merge(const swk::Merge &merge, const swk::Grid &in, cons
     for (int p = 0; p < columns; p++) {
         Result result{merge.version == 1 ? Store::scatter : Store::floats};
         result.out = s.sum + p * panel;
-        result.bias = merge.reduce.bias.as<float>() + p * PANEL;
         result.rows = s.row;
         result.offset = p * PANEL;
-        product(s.operand, rows, panel, panel_of<T>(merge.reduce, p), merge.reduce.depth, result);
+        layer(merge.reduce, p, 1, s.operand, rows, panel, result);
     }
     for (int r = 0; merge.version == 2 && r < rows; r++)
         normalise_onto(row_of(s.sum + r * PANEL, panel, 2 * merge.channels), merge.norm, nullptr, 0, s.row[r], PANEL);
@@ -144,8 +142,7 @@ template <class T> void classify(const swk::Head &head, const void *operand, int
     float *sums = arena.take<float>((size_t)images * PANEL);
     Result result{Store::floats};
     result.out = sums;
-    result.bias = head.linear.bias.as<float>() + panel * PANEL;
-    product((const T *)operand, images, (long)images * PANEL, panel_of<T>(head.linear, panel), head.linear.depth, result);
+    layer(head.linear, panel, 1, (const T *)operand, images, (long)images * PANEL, result);
     const int columns = smaller_of(PANEL, head.classes - panel * PANEL);
     for (int i = 0; i < images; i++)
         __builtin_memcpy(out + (long)i * head.classes + panel * PANEL, sums + i * PANEL, sizeof(float) * columns);

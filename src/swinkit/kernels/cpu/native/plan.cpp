@@ -46,6 +46,7 @@ Plan plan_block(const Block &block, const Grid &grid, const int *shift, int thre
 Tile lay_out_tile(Arena &arena, const Block &block, const Kernels &kernels, const Plan &plan) {
     const size_t rows = (size_t)plan.per_tile * block.tokens, panels = panels_of(block.channels), panel = rows * PANEL;
     Tile tile{};
+    tile.sharing = 1;
     tile.row = arena.take<float *>(rows);
     tile.places = arena.take<int>(rows);
     tile.window = arena.take<Window>(plan.per_tile);

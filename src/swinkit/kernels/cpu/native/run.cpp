@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "flush.h"
 #include "plan.h"
 #include "team.h"
 
@@ -138,7 +139,7 @@ class Thread {
         // Every thread needs the list of rows; the first writes it, and the rest wait for it.
         share(1, [&](long) { k_.gather(block, plan.windows, 0, plan.per_tile, map_, tile); });
         tile.rows = tile.window[plan.per_tile - 1].first + tile.window[plan.per_tile - 1].real;
-        tile.windows = plan.per_tile;
+        tile.windows = plan.per_tile, tile.sharing = threads_;
         const int panels = panels_of(block.channels), hidden = block.hidden_panels;
         const int some = std::max(1, tile.rows / (4 * threads_)), chunks = ceil_div(tile.rows, some);
         const auto to = [&](long i) { return std::min((int)(i + 1) * some, tile.rows); };
@@ -189,7 +190,10 @@ class Thread {
 
 void run(const swk_net &net, const swk_job &job) {
     Run run(net, job);
-    const auto work = [](void *run, int index, int threads) { Thread(*static_cast<Run *>(run), index, threads).go(); };
+    const auto work = [](void *run, int index, int threads) {
+        FlushDenormals flush;
+        Thread(*static_cast<Run *>(run), index, threads).go();
+    };
     run_together(job.threads, work, &run);
 }
 

@@ -23,6 +23,7 @@ INLINE Vec larger(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 // Bounds that let NaN through: the instruction returns its second operand if either is NaN.
 INLINE Vec at_least(Vec x, float bound) { return _mm256_max_ps(set1(bound), x); }
 INLINE Vec at_most(Vec x, float bound) { return _mm256_min_ps(set1(bound), x); }
+INLINE Vec within(Vec x, float bound) { return at_least(at_most(x, bound), -bound); }
 INLINE __m128 halves_added(Vec v) { return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); }
 INLINE float sum(Vec v) {
     __m128 s = halves_added(v);
@@ -34,6 +35,12 @@ INLINE float largest(Vec v) {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
+constexpr int TOGETHER = 1;  // rows that a softmax takes at once
+INLINE void spread_largest(Vec *v) { v[0] = set1(largest(v[0])); }
+INLINE void inverse_sums(const Vec *v, float *to) { to[0] = 1.f / sum(v[0]); }
+
+// The scaling below takes a whole n of at least -126, which no sum of softmax can tell from less.
+INLINE Vec scalable(Vec x) { return at_least(x, -126.f); }
 INLINE Vec round_whole(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // p * 2^n for a whole n of at least -126.
 INLINE Vec times_power_of_two(Vec p, Vec n) {

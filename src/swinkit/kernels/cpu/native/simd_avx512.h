@@ -23,8 +23,30 @@ INLINE Vec larger(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 // Bounds that let NaN through: the instruction returns its second operand if either is NaN.
 INLINE Vec at_least(Vec x, float bound) { return _mm512_max_ps(set1(bound), x); }
 INLINE Vec at_most(Vec x, float bound) { return _mm512_min_ps(set1(bound), x); }
+INLINE Vec within(Vec x, float bound) { return _mm512_range_ps(x, set1(bound), 2); }  // the smaller magnitude, with the sign of x
 INLINE float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
+
+// Sums or maxima of four vectors at once: each 128-bit part of the result holds all four.
+template <class Pick> INLINE Vec of_four(const Vec *v, Pick pick) {
+    const auto pd = [](Vec x) { return _mm512_castps_pd(x); };
+    const Vec a = pick(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const Vec b = pick(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const Vec c = pick(_mm512_castpd_ps(_mm512_unpacklo_pd(pd(a), pd(b))), _mm512_castpd_ps(_mm512_unpackhi_pd(pd(a), pd(b))));
+    const Vec d = pick(c, _mm512_shuffle_f32x4(c, c, 0x4e));
+    return pick(d, _mm512_shuffle_f32x4(d, d, 0xb1));
+}
+constexpr int TOGETHER = 4;  // rows that a softmax takes at once
+INLINE void spread_largest(Vec *v) {
+    const Vec m = of_four(v, [](Vec a, Vec b) { return larger(a, b); });
+    v[0] = _mm512_permute_ps(m, 0x00), v[1] = _mm512_permute_ps(m, 0x55), v[2] = _mm512_permute_ps(m, 0xaa), v[3] = _mm512_permute_ps(m, 0xff);
+}
+INLINE void inverse_sums(const Vec *v, float *to) {
+    const Vec s = of_four(v, [](Vec a, Vec b) { return a + b; });
+    _mm_storeu_ps(to, _mm_div_ps(_mm_set1_ps(1.f), _mm512_castps512_ps128(s)));
+}
+// The scaling below takes any n.
+INLINE Vec scalable(Vec x) { return x; }
 INLINE Vec round_whole(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE Vec times_power_of_two(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
 

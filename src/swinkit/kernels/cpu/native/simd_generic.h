@@ -41,11 +41,18 @@ INLINE Vec at_most(Vec x, float bound) {
     VecInt above = x > high;
     return (Vec)(((VecInt)high & above) | ((VecInt)x & ~above));
 }
+INLINE Vec within(Vec x, float bound) { return at_least(at_most(x, bound), -bound); }
 INLINE float sum(Vec v) { return (v[0] + v[1]) + (v[2] + v[3]); }
 INLINE float largest(Vec v) {
     float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
     return a > b ? a : b;
 }
+constexpr int TOGETHER = 1;  // rows that a softmax takes at once
+INLINE void spread_largest(Vec *v) { v[0] = set1(largest(v[0])); }
+INLINE void inverse_sums(const Vec *v, float *to) { to[0] = 1.f / sum(v[0]); }
+
+// The scaling below takes a whole n of at least -126, which no sum of softmax can tell from less.
+INLINE Vec scalable(Vec x) { return at_least(x, -126.f); }
 // x = n + f with a whole n and |f| <= 1/2, for |x| < 2^22.
 INLINE Vec round_whole(Vec x) {
     const Vec big = set1(12582912.f);  // 1.5 * 2^23: adding it leaves no bits for a fraction
