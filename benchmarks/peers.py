@@ -91,8 +91,9 @@ def ratio(speed, dtype, batch_size):
 def write(speeds, path):
     command = f"`python benchmarks/peers.py{''.join(f' {argument}' for argument in sys.argv[1:])}`"
     page = [
-        "# Swin on a CPU: swinkit and its peers", "", f"{command}. Images per second, medians; [how it is measured](../../docs/benchmarks.md).",
-        "", summary(speeds), "", *(speed.markdown("##") for speed in speeds),
+        "# Swin on a CPU: swinkit and its peers", "",
+        f"{command}. Images per second, medians; [how it is measured](../../docs/benchmarks.md).", "",
+        summary(speeds), "", *(speed.markdown("##") for speed in speeds),
     ]  # fmt: skip
     write_atomic(path.with_suffix(".md"), "\n".join(page))
     write_atomic(path.with_suffix(".json"), json.dumps([speed.to_dict() for speed in speeds], indent=1) + "\n")
