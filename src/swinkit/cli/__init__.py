@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
+from swinkit.cli import measuring as measuring
 from swinkit.cli import tools as tools
 from swinkit.cli import work as work
 from swinkit.cli.shared import STDIN
