@@ -25,7 +25,9 @@ from swinkit.errors import ConfigError, InputError
 from swinkit.kernels import modules
 from swinkit.kernels.cpu import fused
 from swinkit.kernels.cpu.fused import Wanted
+from swinkit.kernels.forked import keep_one_thread_after_a_fork
 from swinkit.model import SwinTransformer, SwinTrunk
+from swinkit.standard import difference
 from swinkit.watch import Watch
 
 EngineName = Literal["auto", "fused", "packed", "plain"]
@@ -66,8 +68,10 @@ def prepare(model: nn.Module, *, dtype: torch.dtype | None = None, batch_size: i
     engine: "fused", "packed" or "plain"; "auto" takes the first of them that can run this model here, and `.engine` says why.
 
     The weights are copied, so `model = prepare(model)` leaves one copy in memory. As long as the original lives, changes of its weights
-    are noticed at the next call and taken over; only writes through `.data`, which PyTorch does not count, go unnoticed.
-    Errors: InputError for another kind of module; ConfigError for a dtype, engine or batch_size that cannot be.
+    are noticed at the next call and taken over; only writes that PyTorch does not count go unnoticed: through `.data`, and by optimisers
+    with fused=True.
+    Errors: InputError for another kind of module, or one with layers replaced or hooked; ConfigError for a dtype, engine or batch_size
+    that cannot be.
     """
     model = cast(nn.Module, getattr(model, "_orig_mod", model))
     if isinstance(model, Prepared):
@@ -77,6 +81,15 @@ def prepare(model: nn.Module, *, dtype: torch.dtype | None = None, batch_size: i
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected a whole number of at least 1, or None.")
     return Prepared(model, dtype, batch_size, engine)
+
+
+def check(model: SwinTrunk) -> None:
+    """Errors: InputError if something else than the model's own modules cannot run it."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError("The model is on the meta device and has no weights; load them first.")
+    problem = difference(model)
+    if problem:
+        raise InputError(f"{problem} It cannot be prepared; use the model itself. (reset_classifier gives it another number of classes.)")
 
 
 def choose(model: SwinTrunk, dtype: torch.dtype | None, wanted: str) -> tuple[str, torch.dtype, str]:
@@ -116,12 +129,14 @@ class Prepared(nn.Module):
         self._lock = threading.Lock()
         self._original = weakref.ref(model)
         self.batch_size = batch_size
-        self._take_over(model)
+        with torch.autocast("cpu", enabled=False):
+            self._take_over(model)
         super().train(False)
 
     def _take_over(self, model: SwinTrunk) -> None:
         """Copy the weights, and remember of what."""
         watch = Watch(model)
+        check(model)
         name, dtype, reason = choose(model, self._arguments["dtype"], self._arguments["engine"])  # type: ignore[arg-type]
         net: Net = fused.FusedNet(model, dtype) if name == "fused" else modules.ModuleNet(name, model, dtype)
         self.config, self.labels, self.preprocess, self.origin = model.config, model.labels, model.preprocess, model.origin
@@ -134,12 +149,14 @@ class Prepared(nn.Module):
         self._watch, self._net = watch, net
         self.engine = Engine(name, dtype, reason, net.weight_bytes + self._after.bytes)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def refresh(self) -> bool:
         """Take over changed weights of the original, if it still lives; True if there were any. Every call does it."""
+        keep_one_thread_after_a_fork()
         model = self._original()
         if model is None or not self._watch.changed():
             return False
-        with self._lock:
+        with self._lock, torch.autocast("cpu", enabled=False):
             if self._watch.changed():
                 self._take_over(model)
         return True
@@ -148,6 +165,7 @@ class Prepared(nn.Module):
     def _run(self, x: Tensor, wanted: Wanted) -> dict[str, Any]:
         """All images, some at a time; outputs in the dtype of `x`."""
         self.refresh()
+        _check_untraced(x)
         self._check(x)
         net, threads, parts = self._net, torch.get_num_threads(), []
         with torch.inference_mode(False), torch.no_grad():
@@ -171,8 +189,9 @@ class Prepared(nn.Module):
         if not self._classifies:
             maps = self._run(x, Wanted(stages=self.out_indices))["maps"]
             return [self._after.norm_map(stage, maps[stage]).permute(0, 3, 1, 2).contiguous() for stage in self.out_indices]
-        wanted = Wanted(logits=True) if self.num_classes else Wanted(pooled=True)
-        return self._run(x, wanted)["logits" if self.num_classes else "pooled"]
+        self.refresh()
+        name = "logits" if self.num_classes else "pooled"
+        return self._run(x, Wanted(**{name: True}))[name]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, height, width) -> (B, H, W, C) after the last norm. Errors: InputError for a backbone."""
@@ -224,6 +243,15 @@ class Prepared(nn.Module):
 
 def _again(model: nn.Module, arguments: dict[str, Any]) -> Prepared:
     return prepare(model, **arguments)
+
+
+def _check_untraced(x: Tensor) -> None:
+    if (
+        torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    ):
+        raise InputError("A prepared model cannot be traced, exported or mapped; do that with the original.")
 
 
 def _joined(parts: Sequence[dict[str, Any]], dtype: torch.dtype) -> dict[str, Any]:

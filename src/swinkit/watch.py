@@ -13,6 +13,7 @@ class Watch:
     def __init__(self, module: nn.Module) -> None:
         self.config = getattr(module, "config", None)
         self.module = weakref.ref(module)
+        self.children = [(weakref.ref(owner), _identities(owner)) for owner in module.modules()]
         self.seen = [
             (weakref.ref(owner), name, weakref.ref(parameter), _writes(parameter), parameter.data_ptr())
             for owner in module.modules()
@@ -27,6 +28,8 @@ class Watch:
             return False
         if getattr(module, "config", None) is not self.config:
             return True
+        if any((owner := ref()) is None or _identities(owner) != identities for ref, identities in self.children):
+            return True
         for owner_ref, name, parameter_ref, writes, pointer in self.seen:
             owner, parameter = owner_ref(), parameter_ref()
             if owner is None or parameter is None or owner._parameters.get(name) is not parameter:
@@ -34,6 +37,11 @@ class Watch:
             if _writes(parameter) != writes or parameter.data_ptr() != pointer:
                 return True
         return False
+
+
+def _identities(owner: nn.Module) -> tuple[int, ...]:
+    """Of a module's children and parameters: nothing else can have the number of one that lives, and all are watched for that."""
+    return tuple(id(part) for parts in (owner._modules, owner._parameters) for part in parts.values())
 
 
 def _writes(tensor: Tensor) -> int:

@@ -83,6 +83,17 @@ def load() -> ctypes.CDLL:
     return library
 
 
+def obstacle() -> str | None:
+    """Why there is no library that can be loaded; None if there is one."""
+    if find() is None:
+        return missing()
+    try:
+        load()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def missing() -> str:
     """Why there is no library, in a sentence."""
     if NOTE.is_file():

@@ -24,8 +24,8 @@ class Run {
         for (int i = 0; i < needs.loops; i++) new (counters + i) Counter(0);
     }
     ~Run() {
-        std::lock_guard<std::mutex> hold(net.spare_lock);
-        if (net.spare.size() < swk_net::SPARES) net.spare.push_back(std::move(scratch));
+        std::unique_lock<std::mutex> hold(net.spare_lock, std::try_to_lock);
+        if (hold && net.spare.size() < swk_net::SPARES) net.spare.push_back(std::move(scratch));
     }
 
     const swk_net &net;
@@ -46,7 +46,9 @@ class Run {
     }
     Buffer take_scratch(size_t bytes) {
         {
-            std::lock_guard<std::mutex> hold(net.spare_lock);
+            // Not waited for: in a forked child somebody may have held it who is not there.
+            std::unique_lock<std::mutex> hold(net.spare_lock, std::try_to_lock);
+            if (!hold) return poisoned(Buffer(bytes, true));
             for (Buffer &spare : net.spare)
                 if (spare.bytes() >= bytes) {
                     std::swap(spare, net.spare.back());
