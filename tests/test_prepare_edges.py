@@ -65,6 +65,16 @@ def test_a_layer_replaced_while_the_old_one_lives_is_noticed(model, x):
     check_same(fast(x), model, x)
 
 
+def test_writes_that_pytorch_does_not_count_are_noticed(model, x):
+    fast = swinkit.prepare(model, dtype=torch.float32)
+    model.head.weight.data.mul_(2)
+    check_same(fast(x), model, x)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    model(x).sum().backward()
+    optimiser.step()
+    check_same(fast(x), model, x)
+
+
 @pytest.mark.parametrize("head", [nn.Linear(64, 3), nn.Sequential(nn.Linear(64, 5)), nn.Identity()])
 def test_layers_replaced_by_hand_are_refused(model, x, head):
     fast = swinkit.prepare(model)

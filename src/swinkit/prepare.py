@@ -68,8 +68,8 @@ def prepare(model: nn.Module, *, dtype: torch.dtype | None = None, batch_size: i
     engine: "fused", "packed" or "plain"; "auto" takes the first of them that can run this model here, and `.engine` says why.
 
     The weights are copied, so `model = prepare(model)` leaves one copy in memory. As long as the original lives, changes of its weights
-    are noticed at the next call and taken over; only writes that PyTorch does not count go unnoticed: through `.data`, and by optimisers
-    with fused=True.
+    are noticed at the next call and taken over. Of writes that PyTorch does not count (through `.data`, by optimisers with fused=True),
+    those that leave the first number of every tensor as it is go unnoticed.
     Errors: InputError for another kind of module, or one with layers replaced or hooked; ConfigError for a dtype, engine or batch_size
     that cannot be.
     """

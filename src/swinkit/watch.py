@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ class Watch:
         self.module = weakref.ref(module)
         self.children = [(weakref.ref(owner), _identities(owner)) for owner in module.modules()]
         self.seen = [
-            (weakref.ref(owner), name, weakref.ref(parameter), _writes(parameter), parameter.data_ptr())
+            (weakref.ref(owner), name, weakref.ref(parameter), _writes(parameter), _beginning(parameter))
             for owner in module.modules()
             for name, parameter in owner._parameters.items()
             if parameter is not None
@@ -30,11 +31,11 @@ class Watch:
             return True
         if any((owner := ref()) is None or _identities(owner) != identities for ref, identities in self.children):
             return True
-        for owner_ref, name, parameter_ref, writes, pointer in self.seen:
+        for owner_ref, name, parameter_ref, writes, beginning in self.seen:
             owner, parameter = owner_ref(), parameter_ref()
             if owner is None or parameter is None or owner._parameters.get(name) is not parameter:
                 return True
-            if _writes(parameter) != writes or parameter.data_ptr() != pointer:
+            if _writes(parameter) != writes or _beginning(parameter) != beginning:
                 return True
         return False
 
@@ -47,3 +48,10 @@ def _identities(owner: nn.Module) -> tuple[int, ...]:
 def _writes(tensor: Tensor) -> int:
     """PyTorch's count of writes in place; tensors made in inference mode have none."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _beginning(tensor: Tensor) -> tuple[int, bytes]:
+    """Where a tensor lies and its first bytes, for writes that PyTorch does not count: through `.data`, or by fused optimisers."""
+    pointer = 0 if tensor.is_meta else tensor.data_ptr()
+    here = tensor.device.type == "cpu" and pointer != 0
+    return pointer, ctypes.string_at(pointer, tensor.element_size()) if here else b""
