@@ -191,7 +191,7 @@ class Prepared(nn.Module):
             return [self._after.norm_map(stage, maps[stage]).permute(0, 3, 1, 2).contiguous() for stage in self.out_indices]
         self.refresh()
         name = "logits" if self.num_classes else "pooled"
-        return self._run(x, Wanted(**{name: True}))[name]
+        return self._run(x, Wanted(logits=name == "logits", pooled=name == "pooled"))[name]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, height, width) -> (B, H, W, C) after the last norm. Errors: InputError for a backbone."""
