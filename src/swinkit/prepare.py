@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinkit._verbs import callable_module
@@ -23,6 +22,7 @@ from swinkit.backbone import SwinBackbone
 from swinkit.config import FeatureInfo
 from swinkit.errors import ConfigError, InputError
 from swinkit.kernels import modules
+from swinkit.kernels.affine import Affine
 from swinkit.kernels.cpu import fused
 from swinkit.kernels.cpu.fused import Wanted
 from swinkit.kernels.forked import keep_one_thread_after_a_fork
@@ -145,7 +145,7 @@ class Prepared(nn.Module):
         self.num_features = model.config.dims[len(model.layers) - 1]
         self.num_classes = model.config.num_classes if isinstance(model, SwinTransformer) else 0
         self._stages, self._classifies = len(model.layers), isinstance(model, SwinTransformer)
-        self._after = _Affine.of(model)
+        self._after = Affine.of(model)
         self._watch, self._net = watch, net
         self.engine = Engine(name, dtype, reason, net.weight_bytes + self._after.bytes)
 
@@ -229,6 +229,10 @@ class Prepared(nn.Module):
             raise ConfigError("A prepared model is for inference; train the original.")
         return self
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Errors: ConfigError; the weights are packed for this machine."""
+        raise ConfigError("A prepared model has no weights to save; save the original.")
+
     def extra_repr(self) -> str:
         """What runs it, for `print`."""
         return f"engine={self.engine.name}, dtype={str(self.engine.dtype).removeprefix('torch.')}"
@@ -242,7 +246,10 @@ class Prepared(nn.Module):
 
 
 def _again(model: nn.Module, arguments: dict[str, Any]) -> Prepared:
-    return prepare(model, **arguments)
+    prepared = prepare(model, **arguments)
+    # Nobody else has this model, and without it the copy could not be copied in turn.
+    object.__setattr__(prepared, "_kept", model)
+    return prepared
 
 
 def _check_untraced(x: Tensor) -> None:
@@ -262,38 +269,6 @@ def _joined(parts: Sequence[dict[str, Any]], dtype: torch.dtype) -> dict[str, An
 
 def _cat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return (tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))).to(dtype)
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """What is done to an engine's outputs in PyTorch: a dense backbone's norms, and the classifier on pooled features from elsewhere."""
-
-    norms: dict[int, tuple[Tensor, Tensor]]
-    head: tuple[Tensor, Tensor] | None
-
-    @classmethod
-    def of(cls, model: SwinTrunk) -> _Affine:
-        def copy(layer: Any) -> tuple[Tensor, Tensor]:
-            return layer.weight.detach().float().clone(), layer.bias.detach().float().clone()
-
-        dense = isinstance(model, SwinBackbone) and model.config.size_policy == "dense"
-        norms = {stage: copy(model.get_submodule(f"norm{stage}")) for stage in (cast(SwinBackbone, model).out_indices if dense else ())}
-        head = getattr(model, "head", None)
-        return cls(norms, copy(head) if isinstance(head, nn.Linear) else None)
-
-    @property
-    def bytes(self) -> int:
-        pairs = [*self.norms.values(), *([self.head] if self.head else [])]
-        return sum(tensor.nbytes for pair in pairs for tensor in pair)
-
-    def norm_map(self, stage: int, x: Tensor) -> Tensor:
-        if stage not in self.norms:
-            return x
-        weight, bias = self.norms[stage]
-        return F.layer_norm(x.float(), weight.shape, weight, bias).to(x.dtype)
-
-    def classify(self, pooled: Tensor) -> Tensor:
-        return pooled if self.head is None else F.linear(pooled.float(), *self.head).to(pooled.dtype)
 
 
 callable_module(__name__)
