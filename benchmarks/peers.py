@@ -33,7 +33,7 @@ ISAS = {
 }
 """Lesser instruction set -> the environment variables by which each library is held to it."""
 UNRESTRICTED = "onnxruntime"
-"""Has no such variable."""
+"""Has no such variable, so it is left out then."""
 
 
 def options():
@@ -88,11 +88,12 @@ def ratio(speed, dtype, batch_size):
     return f"**{rates['swinkit'] / max(others):.2f}**" if others and "swinkit" in rates else ""
 
 
-def write(speeds, path):
+def write(speeds, path, isa):
     command = f"`python benchmarks/peers.py{''.join(f' {argument}' for argument in sys.argv[1:])}`"
+    held = f" Every library is held to {isa.upper()}; ONNX Runtime cannot be, and is left out." if isa else ""
     page = [
         "# Swin on a CPU: swinkit and its peers", "",
-        f"{command}. Images per second, medians; [how it is measured](../../docs/benchmarks.md).", "",
+        f"{command}. Images per second, medians; [how it is measured](../../docs/benchmarks.md).{held}", "",
         summary(speeds), "", *(speed.markdown("##") for speed in speeds),
     ]  # fmt: skip
     write_atomic(path.with_suffix(".md"), "\n".join(page))
@@ -115,7 +116,7 @@ def main():
             sys.exit(130)
         speeds.append(speed)
         print(speed.table(), end="\n\n", flush=True)
-        write(speeds, path)
+        write(speeds, path, given.isa)
     print(f"written  {path}.md and .json", file=sys.stderr)
 
 

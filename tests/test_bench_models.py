@@ -228,6 +228,7 @@ def test_tables_say_everything():
         assert "at most 55.6 images/s" in shown
         assert "interrupted" not in shown
     assert "interrupted" in example(interrupted=True).table()
+    assert example().markdown("##").startswith("## swin\n")
     content = json.loads(json.dumps(example().to_dict()))
     assert content["format"] == FORMAT
     assert set(content["rows"][0]) == set(Row.__dataclass_fields__)

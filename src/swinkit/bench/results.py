@@ -111,8 +111,8 @@ class ModelSpeed:
 
         return text(self)
 
-    def markdown(self) -> str:
-        """For a file."""
+    def markdown(self, heading: str = "#") -> str:
+        """For a file; heading: the level that the model's name gets."""
         from swinkit.bench.tables import markdown
 
-        return markdown(self)
+        return markdown(self, heading)
