@@ -19,7 +19,7 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
-FLOAT32, BFLOAT16 = 0, 1
+FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1
 Floats = POINTER(c_float)
 
@@ -49,7 +49,7 @@ class Job(Structure):
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_isa": (c_int, ()),
     "swk_isa_name": (ctypes.c_char_p, (c_int,)),
-    "swk_has_bfloat16": (c_int, (c_int,)),
+    "swk_has": (c_int, (c_int, c_int)),
     "swk_new": (c_void_p, (c_int, c_int)),
     "swk_embed": (c_int, (c_void_p, *(c_int,) * 4, *(c_void_p,) * 4)),
     "swk_block": (c_int, (c_void_p, POINTER(BlockWeights))),
@@ -112,9 +112,9 @@ def isa_number(name: str) -> int:
     return ("baseline", "avx2", "avx512", "avx512_bf16").index(name)
 
 
-def has_bfloat16(name: str) -> bool:
-    """Whether the library computes in bfloat16 with this instruction set."""
-    return bool(load().swk_has_bfloat16(isa_number(name)))
+def has(name: str, dtype: int) -> bool:
+    """Whether the library computes in this dtype with this instruction set."""
+    return bool(load().swk_has(isa_number(name), dtype))
 
 
 def gemm_rate(
