@@ -206,16 +206,25 @@ template <class T> void expand(const Block &block, Tile &tile, int first, int fr
     }
 }
 
+// How many hidden panels one product may take.
+template <class T> INLINE int run_of(int panels, const T *) { return panels; }
+INLINE int run_of(int panels, const u8 *) { return smaller_of(panels, swk::HIDDEN_PANELS); }
+
 template <class T> void contract(const Block &block, Tile &tile, int first, int last, int from, int to) {
     const long panel = (long)tile.rows * PANEL;
-    const bool begins = first == 0, ends = last == block.hidden_panels;
+    const T *hidden = (const T *)tile.contracted;
     for (int p = from; p < to; p++) {
-        Result result{block.version == 1 && ends ? Store::finish : block.version == 2 && begins ? Store::floats : Store::accumulate};
-        result.out = tile.sum + p * panel;
-        result.rows = tile.row;
-        result.offset = p * PANEL;
-        result.row_scale = tile.copied_scale;
-        layer(block.fc2, p, tile.sharing, first * PANEL, (last - first) * PANEL, (const T *)tile.contracted, tile.rows, panel, result);
+        const float *scale = tile.copied_scale;
+        for (int at = first, count; at < last; at += count, scale += tile.rows) {
+            count = run_of(last - at, hidden);
+            const bool begins = at == 0, ends = at + count == block.hidden_panels;
+            Result result{block.version == 1 && ends ? Store::finish : block.version == 2 && begins ? Store::floats : Store::accumulate};
+            result.out = tile.sum + p * panel;
+            result.rows = tile.row;
+            result.offset = p * PANEL;
+            result.row_scale = scale;
+            layer(block.fc2, p, tile.sharing, at * PANEL, count * PANEL, hidden + (at - first) * panel, tile.rows, panel, result);
+        }
     }
 }
 

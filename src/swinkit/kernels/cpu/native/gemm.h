@@ -171,13 +171,13 @@ INLINE void dot(Vec (&sum)[R][COLS], const u8 *a, long stride, const u8 *b, int 
             }
         }
     }
-#pragma GCC unroll 4
-    for (int v = 0; v < COLS; v++) {
-        const Vec scale = load(to.column_scale + v * LANES), bias = to.bias ? load(to.bias + v * LANES) : set1(0.f);
+    alignas(64) static const float zeros[PANEL] = {};
+    const float *bias = to.bias ? to.bias : zeros, *scale = to.column_scale;
 #pragma GCC unroll 16
-        for (int r = 0; r < R; r++)
-            sum[r][v] = fma(__builtin_convertvector(whole[r][v], Vec), scale * set1(to.row_scale[row + r]), bias);
-    }
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < COLS; v++)
+            sum[r][v] = fma(__builtin_convertvector(whole[r][v], Vec), set1(to.row_scale[row + r]) * load(scale + v * LANES), load(bias + v * LANES));
 }
 #endif
 

@@ -37,10 +37,13 @@ struct Tile {
     void *hidden;     // [hidden panel][rows][32]
     void *projected, *contracted;  // what proj and fc2 take: `attended` and `hidden`, or their int8 copies, which share one place
     float *scale;         // int8: of the operand's rows,
-    float *copied_scale;  // and of the copy's
+    float *copied_scale;  // and of the copy's: [runs of HIDDEN_PANELS][rows]
     float *sum;       // [channel panel][rows][32]: the residual stream (version 1), a branch (version 2)
     float *stream;    // version 2: the residual stream between the branches
 };
+
+// Hidden panels of the MLP at a time, so that a tile's stay in the second cache. In int8 so many have one scale for each row.
+constexpr int HIDDEN_PANELS = 24;
 
 struct Kernels {
     int max_rows;  // of the matrix kernel

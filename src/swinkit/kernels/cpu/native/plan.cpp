@@ -3,7 +3,6 @@
 namespace swk {
 namespace {
 
-constexpr int HIDDEN_PANELS = 24;  // of the MLP at a time, so that a tile's hidden channels stay in the second cache
 constexpr int SHARED_ROWS = 4096;  // at most so many rows make one tile for all threads
 constexpr double BALANCED = 0.8;   // the share of the threads' time that separate tiles must fill
 
@@ -60,7 +59,7 @@ Tile lay_out_tile(Arena &arena, const Block &block, const Kernels &kernels, cons
         tile.projected = tile.contracted = arena.take<char>(larger(attended, (size_t)plan.hidden) * panel * kernels.factor);
     }
     tile.scale = arena.take<float>(rows);
-    tile.copied_scale = arena.take<float>(rows);
+    tile.copied_scale = arena.take<float>(ceil_div(plan.hidden, HIDDEN_PANELS) * rows);
     tile.sum = arena.take<float>(panels * panel);
     tile.stream = block.version == 2 ? arena.take<float>(panels * panel) : nullptr;
     return tile;

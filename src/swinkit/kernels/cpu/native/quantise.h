@@ -91,12 +91,15 @@ void copy_attended(const swk::Block &block, swk::Tile &tile, int from, int to) {
 
 void copy_hidden(swk::Tile &tile, int panels, int from, int to) {
     const long panel = (long)tile.rows * PANEL;
-    for (int r = from; r < to; r++) {
-        const bf16 *row = (const bf16 *)tile.hidden + r * PANEL;
-        const float range = largest_size(row, panels, panel) + swk::GELU_OFFSET, factor = 255.f / range;
-        narrow(row, panels, panel, factor, swk::GELU_OFFSET * factor, (u8 *)tile.contracted + r * PANEL);
-        tile.copied_scale[r] = range / 255.f;
-    }
+    float *scale = tile.copied_scale;
+    for (int p = 0; p < panels; p += swk::HIDDEN_PANELS, scale += tile.rows)
+        for (int r = from; r < to; r++) {
+            const int count = smaller_of(panels - p, swk::HIDDEN_PANELS);
+            const bf16 *row = (const bf16 *)tile.hidden + p * panel + r * PANEL;
+            const float range = largest_size(row, count, panel) + swk::GELU_OFFSET, factor = 255.f / range;
+            narrow(row, count, panel, factor, swk::GELU_OFFSET * factor, (u8 *)tile.contracted + p * panel + r * PANEL);
+            scale[r] = range / 255.f;
+        }
 }
 
 }  // namespace
