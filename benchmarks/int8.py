@@ -79,7 +79,9 @@ def accuracy(run, data):
 def cpu():
     """The processor's name."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    )
     return names[0] if names else platform.processor()
 
 

@@ -86,7 +86,9 @@ def choose(model: SwinTrunk, dtype: torch.dtype | None, wanted: str) -> tuple[st
     if wanted not in ("auto", *ENGINES):
         raise ConfigError(f"engine is {wanted!r}; expected auto, {', '.join(ENGINES)}.")
     if dtype not in (None, torch.float32, torch.bfloat16, torch.int8):
-        raise ConfigError(f"dtype is {dtype}; expected torch.float32, torch.bfloat16, torch.int8, or None for bfloat16 where the CPU has it.")
+        raise ConfigError(
+            f"dtype is {dtype}; expected torch.float32, torch.bfloat16, torch.int8, or None for bfloat16 where the CPU has it."
+        )
     dtype = dtype or modules.fast_dtype()
     reasons: list[str] = []
     for name in ENGINES if wanted == "auto" else (wanted,):
