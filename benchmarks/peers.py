@@ -90,7 +90,7 @@ def ratio(speed, dtype, batch_size):
 
 def write(speeds, path, isa):
     command = f"`python benchmarks/peers.py{''.join(f' {argument}' for argument in sys.argv[1:])}`"
-    held = f" Every library is held to {isa.upper()}; ONNX Runtime cannot be, and is left out." if isa else ""
+    held = f" Held to {isa.upper()} as far as the libraries let themselves be; ONNX Runtime does not, and is left out." if isa else ""
     page = [
         "# Swin on a CPU: swinkit and its peers", "",
         f"{command}. Images per second, medians; [how it is measured](../../docs/benchmarks.md).{held}", "",
