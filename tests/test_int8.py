@@ -24,10 +24,11 @@ def error(got, wanted):
 
 
 @needs_int8
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(case=cases(), batch=st.integers(1, 3), threads=st.integers(1, 3))
 def test_any_model_on_any_image(case, batch, threads):
     config, size = case
+    torch.manual_seed(0)
     model, x = speaking(config.replace(num_classes=33)), torch.randn(batch, config.in_chans, *size)
     out = FusedNet(model, torch.int8).run(x, Wanted(logits=True), threads)["logits"]
     assert error(out, in_float64(model, x)) < TOLERANCE
