@@ -69,6 +69,18 @@ def test_whatever_a_dialect_does_not_refuse_comes_back(changes, dialect, tmp_pat
         assert (read.config.windows, read.config.grids) == (config.windows, config.grids)
 
 
+@pytest.mark.parametrize("depths", [(1,), (1, 1)])
+@pytest.mark.parametrize("classes", [0, 5])
+def test_a_dense_classifier_is_not_written_as_what_reads_as_a_backbone(depths, classes, tmp_path):
+    sizes = {"img_size": 8, "patch_size": 1, "window_size": 2, "depths": depths, "num_heads": (1,) * len(depths), "num_classes": classes}
+    assert any("backbone" in reason for reason in reasons(saved(**sizes, size_policy="dense"), "mmpretrain"))
+    ours = saved(**sizes)
+    assert reasons(ours, "mmpretrain") == []
+    assert same(
+        swinkit.from_pretrained(write(ours, tmp_path / "x.pth", "mmpretrain"), img_size=8, window_size=2).state_dict(), ours.tensors
+    )
+
+
 @pytest.mark.parametrize("ratio", [3.7, 2.3, 1.5, 4.0, 1 / 3, 49 / 8])
 def test_mlp_ratio_gives_the_hidden_channels_of_every_stage(ratio, tmp_path):
     write(saved(mlp_ratio=ratio), tmp_path / "x.pth", "timm")

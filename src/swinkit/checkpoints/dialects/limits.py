@@ -96,6 +96,8 @@ def _transformers(saved: SavedModel) -> Iterator[str]:
 def _mmpretrain(saved: SavedModel) -> Iterator[str]:
     config = saved.config
     yield from _classifier_only(saved, "mmpretrain", "mmdet is the layout for backbones")
+    if config.size_policy == "dense":
+        yield "its size policy is dense, by which mmpretrain's one last norm is read as a backbone's"
     if _windows_oblong(config):
         yield f"its windows ({_windows(config)}) are not squares, which is all that mmpretrain has"
     yield from _padded_image(config, "mmpretrain")
