@@ -54,8 +54,13 @@ def describe_environment() -> dict[str, Any]:
         "gpus": [describe(gpu) for gpu in gpus],
         "threads": torch.get_num_threads(),
         "processes": _processes(),
-        "variables": {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name) and not SECRET.search(name)},
+        "variables": variables(),
     }
+
+
+def variables() -> dict[str, str]:
+    """Environment variables that change numbers or speed, and none that could be a secret."""
+    return {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name) and not SECRET.search(name)}
 
 
 def _processes() -> int:

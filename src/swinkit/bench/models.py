@@ -20,7 +20,7 @@ from swinkit.bench.rounds import Cell, Entry, Say
 from swinkit.bench.runtimes import GEMM, RUNTIMES, Runtime, chosen, missing
 from swinkit.bench.subject import Subject, resolve
 from swinkit.config import SwinConfig, pair
-from swinkit.environment import VARIABLES, package_version
+from swinkit.environment import package_version, variables
 from swinkit.errors import CheckpointError, ConfigError, UnknownNameError
 from swinkit.fields import SizeLike, positive, whole
 from swinkit.runtimes.device import cpu_name, has_fast_bfloat16
@@ -176,7 +176,7 @@ def _empty(subject: Subject, name: str, weights: str, plan: Plan) -> ModelSpeed:
         cpu=cpu_name(),
         versions={"swinkit": swinkit.__version__}
         | {name: package_version(name) for name in PACKAGES if package_version(name) != "missing"},
-        variables={name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
+        variables=variables(),
         rows=(),
         gemm={},
         warnings=plan.warnings,
