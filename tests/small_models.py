@@ -1,6 +1,9 @@
 """A small model for tests that need one, and the usual axes to run them over."""
 
+import threading
+
 import pytest
+import torch
 from torch import nn
 
 from swinkit.config import SwinConfig
@@ -18,6 +21,25 @@ SMALL = {
 }
 VERSIONS = pytest.mark.parametrize("version", [1, 2])
 POLICIES = pytest.mark.parametrize("policy", ["official", "dense", "per_axis"])
+
+
+def check_threads(model, batch):
+    """Two threads that call a model with several sizes get what one gets."""
+    sizes = [(27, 35), (32, 32), (10, 50), (64, 20)]
+    wanted = {size: model(torch.full((batch, 3, *size), 0.5)) for size in sizes}
+    wrong = []
+
+    def work():
+        for size in sizes * 5:
+            if not torch.equal(model(torch.full((batch, 3, *size), 0.5)), wanted[size]):
+                wrong.append(size)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def small(version=1, **changes):

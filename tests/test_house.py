@@ -11,7 +11,7 @@ import swinkit
 
 SOURCE = Path(swinkit.__file__).parent
 ORDER = (
-    {"errors", "_verbs", "watch"},
+    {"errors", "_verbs", "_compiler", "watch"},
     {"fields"},
     {"config"},
     {"model", "resample"},
@@ -103,6 +103,7 @@ def run(code):
             "import swinkit; swinkit.create_model('swin_pico_patch2_window7_28')",
             ("torchvision", "torchmetrics", "matplotlib", "timm", "huggingface_hub"),
         ),
+        ("import swinkit; swinkit.prepare(swinkit.create_model('swin_pico_patch2_window7_28'))", ("torch._dynamo",)),
         ("import swinkit; swinkit.Predictor", ("torchmetrics", "matplotlib", "tensorboard")),
     ],
 )

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import threading
 from itertools import pairwise
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 import golden_cases as golden
-from small_models import POLICIES, SMALL, VERSIONS, small
+from small_models import POLICIES, SMALL, VERSIONS, check_threads, small
 from swinkit.backbone import SwinBackbone
 from swinkit.config import SwinConfig
 from swinkit.errors import InputError
@@ -224,21 +223,7 @@ def test_not_a_number_stays_in_its_image(version):
 
 def test_threads():
     model = pack(speaking(small()))
-    sizes = [(27, 35), (32, 32), (10, 50), (64, 20)]
-    wanted = {size: model(torch.full((2, 3, *size), 0.5)) for size in sizes}
-    wrong = []
-
-    def work():
-        for size in sizes * 5:
-            if not torch.equal(model(torch.full((2, 3, *size), 0.5)), wanted[size]):
-                wrong.append(size)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    check_threads(model, 2)
 
 
 def test_reasons():

@@ -22,6 +22,8 @@ from swinkit.kernels.cpu.fused import FusedNet, Wanted
 ISAS = library.instruction_sets() if library.find() else ()
 native = pytest.mark.skipif(not ISAS, reason="needs the C++ library, which is built where there is a compiler")
 half = pytest.mark.skipif("avx512_bf16" not in ISAS, reason="needs a CPU with AVX512-BF16")
+needs_int8 = pytest.mark.skipif(not (ISAS and library.has(ISAS[-1], library.INT8)), reason="needs a CPU with AVX512-VNNI and AVX512-BF16")
+DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=half), pytest.param(torch.int8, marks=needs_int8)]
 
 FLOAT32, BFLOAT16 = 3e-6, 2e-2
 """Largest difference to the float64 model, of the largest output."""
@@ -172,10 +174,11 @@ def test_variants(name):
 
 
 @native
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=half)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_one_image_never_reaches_another(dtype, poison):
-    model, x = speaking(SwinConfig(**SMALL)), torch.randn(4, 3, 28, 28)
+def test_one_image_never_reaches_another(dtype, version, poison):
+    model, x = speaking(SwinConfig(**(SMALL | {"version": version}))), torch.randn(4, 3, 28, 28)
     fast = swinkit.prepare(model, dtype=dtype)
     clean = fast(x)
     x[2, 1, 13, 5] = poison
@@ -195,7 +198,7 @@ def test_results_do_not_depend_on_the_batch_or_on_chance():
 
 
 @native
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=half)])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("version", [1, 2])
 def test_results_do_not_depend_on_the_threads(dtype, version):
     """Few windows for many threads are shared among them in another way; the sums keep their order."""

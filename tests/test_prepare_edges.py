@@ -50,6 +50,17 @@ def test_defaults_of_pytorch_do_not_matter(model, x):
     check_same(out, model, x)
 
 
+def test_compiled_it_runs_as_it_is(model, x):
+    fast = swinkit.prepare(model, dtype=torch.float32)
+    compiled = torch.compile(fast, backend="eager")
+    for side in (28, 31, 35, 28):
+        images = torch.randn(2, 3, side, side)
+        assert torch.equal(compiled(images), fast(images))
+    with torch.no_grad():
+        model.head.bias.add_(1)
+    assert torch.equal(compiled(x), fast(x))
+
+
 def test_the_classifier_may_come_and_go(model, x):
     fast = swinkit.prepare(model, dtype=torch.float32)
     for classes in (0, 3, 7):

@@ -2,14 +2,13 @@
 
 import copy
 import shutil
-import threading
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from small_models import SMALL, VERSIONS, small
+from small_models import SMALL, VERSIONS, check_threads, small
 from swinkit.backbone import SwinBackbone
 from swinkit.config import SwinConfig
 from swinkit.model import SwinTransformer, relative_position_index, window_attention
@@ -61,21 +60,7 @@ def test_deepcopy_func_grad_and_threads(version):
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(grads[name], parameter.grad)
 
-    sizes = [(27, 35), (32, 32), (10, 50), (64, 20)]
-    wanted = {size: model(torch.full((1, 3, *size), 0.5)) for size in sizes}
-    wrong = []
-
-    def work():
-        for size in sizes * 5:
-            if not torch.equal(model(torch.full((1, 3, *size), 0.5)), wanted[size]):
-                wrong.append(size)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    check_threads(model, 1)
 
 
 def test_torch_func_first():

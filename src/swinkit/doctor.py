@@ -32,7 +32,7 @@ def doctor() -> dict[str, Any]:
     if torch.backends.mps.is_available():
         devices.append(torch.device("mps"))
     kernel = choose()
-    engines = {str(dtype).removeprefix("torch."): _engine(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    engines = {str(dtype).removeprefix("torch."): _engine(dtype) for dtype in (torch.float32, torch.bfloat16, torch.int8)}
     return {
         "versions": versions,
         "devices": {str(device): describe(device) for device in devices},
@@ -60,11 +60,15 @@ def text(findings: dict[str, Any]) -> str:
 def _engine(dtype: Any) -> dict[str, str]:
     """What `prepare` chooses on this CPU for a model of a usual kind."""
     from swinkit.config import SwinConfig
+    from swinkit.errors import ConfigError
     from swinkit.model import SwinTransformer
     from swinkit.prepare import choose
 
     model = SwinTransformer(SwinConfig(img_size=8, embed_dim=32, depths=(1,), num_heads=(1,), window_size=2, num_classes=2))
-    name, _, reason = choose(model, dtype, "auto")
+    try:
+        name, _, reason = choose(model, dtype, "auto")
+    except ConfigError as error:
+        name, reason = "none", str(error)
     return {"name": name, "reason": reason}
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from swinkit._compiler import outside_graphs
 from swinkit._verbs import callable_module
 from swinkit.backbone import SwinBackbone
 from swinkit.config import FeatureInfo
@@ -153,7 +154,7 @@ class Prepared(nn.Module):
         self._watch, self._net = watch, net
         self.engine = Engine(name, dtype, reason, net.weight_bytes + self._after.bytes)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @outside_graphs
     def refresh(self) -> bool:
         """Take over changed weights of the original, if it still lives; True if there were any. Every call does it."""
         keep_one_thread_after_a_fork()
@@ -165,10 +166,11 @@ class Prepared(nn.Module):
                 self._take_over(model)
         return True
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _run(self, x: Tensor, wanted: Wanted) -> dict[str, Any]:
-        """All images, some at a time; outputs in the dtype of `x`."""
+    @outside_graphs
+    def _run(self, x: Tensor, wanted: Wanted | None = None) -> dict[str, Any]:
+        """All images, some at a time; outputs in the dtype of `x`. wanted None: what `forward` returns."""
         self.refresh()
+        wanted = wanted or self._usual()
         _check_untraced(x)
         self._check(x)
         net, threads, parts = self._net, torch.get_num_threads(), []
@@ -190,12 +192,15 @@ class Prepared(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """(B, in_chans, height, width) -> what the original returns: (B, num_classes), or a list of (B, C, H, W)."""
+        out = self._run(x)
+        if self._classifies:
+            return out["logits"] if "logits" in out else out["pooled"]
+        return [self._after.norm_map(stage, m).permute(0, 3, 1, 2).contiguous() for stage, m in out["maps"].items()]
+
+    def _usual(self) -> Wanted:
         if not self._classifies:
-            maps = self._run(x, Wanted(stages=self.out_indices))["maps"]
-            return [self._after.norm_map(stage, maps[stage]).permute(0, 3, 1, 2).contiguous() for stage in self.out_indices]
-        self.refresh()
-        name = "logits" if self.num_classes else "pooled"
-        return self._run(x, Wanted(logits=name == "logits", pooled=name == "pooled"))[name]
+            return Wanted(stages=self.out_indices)
+        return Wanted(logits=True) if self.num_classes else Wanted(pooled=True)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, height, width) -> (B, H, W, C) after the last norm. Errors: InputError for a backbone."""

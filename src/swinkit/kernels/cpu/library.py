@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, Structure, c_double, c_float, c_int, c_long, c_void_p
+from ctypes import POINTER, Structure, c_double, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -19,11 +19,10 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
-VERSION = 1
+VERSION = 2
 """SWK_VERSION of the interface that is described here."""
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1
-Floats = POINTER(c_float)
 
 
 class BlockWeights(Structure):

@@ -11,8 +11,6 @@ using swk::Tile;
 using swk::Window;
 using swk::Windows;
 
-constexpr int LARGEST_WINDOW = 32 * 32;
-
 INLINE void gather_window(const Block &block, const Windows &windows, long index, float *map, Tile &tile, Window &window) {
     const swk::Grid &grid = windows.grid;
     const long per_image = (long)windows.down * windows.across;

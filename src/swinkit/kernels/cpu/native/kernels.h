@@ -46,7 +46,6 @@ struct Tile {
 constexpr int HIDDEN_PANELS = 24;
 
 struct Kernels {
-    int max_rows;  // of the matrix kernel
     size_t element;
     size_t factor;  // bytes of what a linear layer of a block takes
 

@@ -45,7 +45,7 @@ typedef struct {
 } swk_job;
 
 // Changes with this file, so that Python does not call a library of another.
-#define SWK_VERSION 1
+#define SWK_VERSION 2
 SWK_API int swk_version(void);
 
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
