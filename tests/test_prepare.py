@@ -113,6 +113,17 @@ def test_any_model_in_bfloat16(case, batch, threads):
 
 @native
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("head_dim", [8, 16, 24, 32, 40, 64, 72])
+@pytest.mark.parametrize("version", [1, 2])
+def test_padded_windows_of_every_head_dimension(isa, head_dim, version, monkeypatch):
+    monkeypatch.setenv(library.ISA_VARIABLE, isa)
+    config = SwinConfig(**(SMALL | {"version": version, "embed_dim": 3 * head_dim, "num_heads": (3, 6), "window_size": (5, 4)}))
+    model, x = speaking(config), torch.randn(1, 3, 26, 23)
+    assert difference(swinkit.prepare(model, dtype=torch.float32, engine="fused")(x), in_float64(model, x)) < FLOAT32
+
+
+@native
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("window", [12, 16, 24, (32, 20)])
 @pytest.mark.parametrize("version", [1, 2])
 def test_large_windows(isa, window, version, monkeypatch):
