@@ -8,16 +8,24 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-#define SWK_FENCE(from, bytes) ASAN_POISON_MEMORY_REGION(from, bytes)
-#define SWK_OPEN(from, bytes) ASAN_UNPOISON_MEMORY_REGION(from, bytes)
-#else
-#define SWK_FENCE(from, bytes) ((void)0)
-#define SWK_OPEN(from, bytes) ((void)0)
+
+#include <mutex>
 #endif
 
 namespace swk {
 
 constexpr size_t ALIGNMENT = 64;  // a cache line, and the largest vector
+
+// For AddressSanitizer: `bytes` at `from` may be used, and the `fence` bytes behind them may not. One at a time, because threads that
+// share a piece lay it out alike at the same moment, and the sanitizer's own record of it is not atomic.
+inline void open_and_fence([[maybe_unused]] char *from, [[maybe_unused]] size_t bytes, [[maybe_unused]] size_t fence) {
+#if defined(__SANITIZE_ADDRESS__)
+    static std::mutex lock;
+    std::lock_guard<std::mutex> hold(lock);
+    ASAN_UNPOISON_MEMORY_REGION(from, bytes);
+    ASAN_POISON_MEMORY_REGION(from + bytes, fence);
+#endif
+}
 
 class Buffer {
   public:
@@ -55,8 +63,7 @@ struct Arena {
         const size_t bytes = count * sizeof(T), start = used;
         used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + STAGGER;
         if (!base) return nullptr;
-        SWK_OPEN(base + start, bytes);
-        SWK_FENCE(base + start + bytes, used - start - bytes);
+        open_and_fence(base + start, bytes, used - start - bytes);
         return reinterpret_cast<T *>(base + start);
     }
 

@@ -62,7 +62,7 @@ class Run {
     }
     // A build for tests fills scratch with NaN, so that nothing can rely on what it holds.
     static Buffer poisoned(Buffer buffer) {
-        SWK_OPEN(buffer.as<char>(), buffer.bytes());
+        open_and_fence(buffer.as<char>(), buffer.bytes(), 0);
 #ifdef SWK_POISON
         std::memset(buffer.as<char>(), 0xff, buffer.bytes());
 #endif
