@@ -20,7 +20,8 @@ from swinkit.checkpoints.files import write_atomic
 FILE = "environment.json"
 PACKAGES = ("torch", "torchvision", "numpy", "pillow")
 VARIABLES = re.compile(
-    r"(OMP|MKL|OPENBLAS)_NUM_THREADS|CUDA_VISIBLE_DEVICES|CUBLAS_WORKSPACE_CONFIG|NVIDIA_TF32_OVERRIDE|ATEN_CPU_CAPABILITY|(PYTORCH|SWINKIT)_\w+"
+    r"OPENBLAS_NUM_THREADS|(OMP|GOMP|KMP|MKL|ONEDNN|DNNL)_\w+|CUDA_VISIBLE_DEVICES|CUBLAS_WORKSPACE_CONFIG|NVIDIA_TF32_OVERRIDE"
+    r"|ATEN_CPU_CAPABILITY|TIMM_FUSED_ATTN|(PYTORCH|SWINKIT)_\w+"
 )
 """Environment variables that change numbers or speed."""
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|COOKIE", re.IGNORECASE)
@@ -53,8 +54,13 @@ def describe_environment() -> dict[str, Any]:
         "gpus": [describe(gpu) for gpu in gpus],
         "threads": torch.get_num_threads(),
         "processes": _processes(),
-        "variables": {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name) and not SECRET.search(name)},
+        "variables": variables(),
     }
+
+
+def variables() -> dict[str, str]:
+    """The environment variables that change numbers or speed, but none that could be a secret."""
+    return {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name) and not SECRET.search(name)}
 
 
 def _processes() -> int:

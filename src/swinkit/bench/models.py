@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from swinkit.bench.rounds import Cell, Entry, Say
 from swinkit.bench.runtimes import GEMM, RUNTIMES, Runtime, chosen, missing
 from swinkit.bench.subject import Subject, resolve
 from swinkit.config import SwinConfig, pair
-from swinkit.environment import VARIABLES, package_version
+from swinkit.environment import package_version, variables
 from swinkit.errors import CheckpointError, ConfigError, UnknownNameError
 from swinkit.fields import SizeLike, positive, whole
 from swinkit.runtimes.device import cpu_name, has_fast_bfloat16
@@ -124,8 +123,9 @@ def _jobs(subject: Subject, plan: Plan) -> tuple[list[tuple[Runtime, Job]], dict
         except CheckpointError as error:
             left_out[runtime.peer or runtime.name] = str(error)
             continue
-        common: dict[str, Any] = {"images": str(subject.images), "threads": plan.threads, "compile": runtime.compiles}
-        jobs.append((runtime, Job(runtime.name, runtime.build, layout, str(path), dtype="", batch_size=0, **common)))
+        how: dict[str, Any] = {"threads": plan.threads, "compile": runtime.compiles, "export": runtime.export}
+        how |= {"images": str(subject.images), "packages": runtime.packages[:1]}
+        jobs.append((runtime, Job(runtime.name, runtime.build, layout, str(path), dtype="", batch_size=0, **how)))
     return jobs, left_out
 
 
@@ -166,7 +166,7 @@ def _empty(subject: Subject, name: str, weights: str, plan: Plan) -> ModelSpeed:
         cpu=cpu_name(),
         versions={"swinkit": swinkit.__version__}
         | {name: package_version(name) for name in PACKAGES if package_version(name) != "missing"},
-        variables={name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
+        variables=variables(),
         rows=(),
         gemm={},
         warnings=plan.warnings,

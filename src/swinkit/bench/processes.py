@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -64,7 +65,10 @@ class Worker:
         return f"Its process ended with {code}: {lines[-1]}"
 
     def close(self) -> None:
-        """End the process; it does not finish what it is at."""
+        """End the process and those that it started; it does not finish what it is at."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):

@@ -10,6 +10,7 @@ from swinkit.errors import ConfigError, UnknownNameError
 
 BUILDERS = "swinkit.bench.builders"
 PEER_BUILDERS = "swinkit.bench.peers"
+GRAPHS = "swinkit.bench.graphs"
 ONNX = ("onnxruntime", "onnx", "onnxscript")
 INSTALL = "install it with: pip install 'swinkit[bench]'"
 
@@ -27,8 +28,10 @@ class Runtime:
     peer: str = ""
     """Its name among the peers; "" for swinkit's own."""
     packages: tuple[str, ...] = ()
-    """What must be installed."""
+    """What must be installed; the first is what runs."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    export: str = ""
+    """"module:function" that writes the file it runs."""
     compiles: bool = False
     """Runs through torch.compile."""
 
@@ -41,8 +44,8 @@ RUNTIMES: tuple[Runtime, ...] = (
     Runtime("timm compiled", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), compiles=True),
     Runtime("torchvision", f"{PEER_BUILDERS}:torchvision", ("torchvision",), "torchvision", ("torchvision",)),
     Runtime("transformers", f"{PEER_BUILDERS}:transformers", ("transformers",), "transformers", ("transformers",)),
-    Runtime("openvino", f"{PEER_BUILDERS}:openvino", ("timm", "native"), "openvino", ("openvino",)),
-    Runtime("onnxruntime", f"{PEER_BUILDERS}:onnxruntime", ("timm", "native"), "onnxruntime", ONNX, ("float32",)),
+    Runtime("openvino", f"{GRAPHS}:openvino", ("timm", "native"), "openvino", ("openvino",), export=f"{GRAPHS}:to_openvino"),
+    Runtime("onnxruntime", f"{GRAPHS}:onnxruntime", ("timm", "native"), "onnxruntime", ONNX, ("float32",), f"{GRAPHS}:to_onnx"),
 )
 PEERS = tuple(dict.fromkeys(runtime.peer for runtime in RUNTIMES if runtime.peer))
 GEMM = Runtime("gemm", "swinkit.bench.gemm:build")
