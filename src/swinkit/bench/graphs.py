@@ -46,7 +46,7 @@ def to_openvino(job: Job) -> Exported:
 
 
 def _openvino_graph(ov: Any, job: Job, model: nn.Module, x: Tensor) -> Any:
-    """timm's model is traced, which is OpenVINO's usual way; ours is exported, because its windows are made by operations it cannot trace."""
+    """timm's model is traced, which is OpenVINO's usual way; ours is exported, for tracing cannot follow how it makes windows."""
     if job.layout == NATIVE:
         return ov.convert_model(torch.export.export(model, (x,)))
     return ov.convert_model(model, example_input=x, input=list(x.shape))

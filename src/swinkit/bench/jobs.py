@@ -33,7 +33,7 @@ class Job:
     threads: int
     export: str = ""
     """"module:function" that first writes a file into `graph`, in another process, for those that run a file."""
-    packages: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     """Imported first, so that they do not count as the model's memory."""
     compile: bool = False
     shapes: list[list[int]] = field(default_factory=list)

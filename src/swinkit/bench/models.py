@@ -124,7 +124,7 @@ def _jobs(subject: Subject, plan: Plan) -> tuple[list[tuple[Runtime, Job]], dict
             left_out[runtime.peer or runtime.name] = str(error)
             continue
         how: dict[str, Any] = {"threads": plan.threads, "compile": runtime.compiles, "export": runtime.export}
-        how |= {"images": str(subject.images), "packages": runtime.packages[:1]}
+        how |= {"images": str(subject.images), "imports": runtime.imports}
         jobs.append((runtime, Job(runtime.name, runtime.build, layout, str(path), dtype="", batch_size=0, **how)))
     return jobs, left_out
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from swinkit.bench.jobs import Job
 
+COMMAND = (sys.executable, "-P", "-m", "swinkit.bench.worker")
+"""Without the working folder on the path, where a file may have the name of a library."""
 MEMORY_WORDS = ("can't allocate memory", "bad allocation", "bad_alloc", "cannot allocate memory", "out of memory")
 
 
@@ -27,9 +29,8 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "swinkit.bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            text=True, encoding="utf-8", start_new_session=True,
-        )  # fmt: skip
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, encoding="utf-8", start_new_session=True
+        )
         try:
             self.says = str(self._answer(json.dumps(asdict(job))))
         except BaseException:
@@ -58,7 +59,7 @@ class Worker:
 
     def _ending(self) -> str:
         code = self._process.wait()
-        if code == -signal.SIGKILL:
+        if code == -9:
             return "Its process was killed by the system, most likely for its memory; give a smaller batch or model."
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
@@ -66,10 +67,8 @@ class Worker:
 
     def close(self) -> None:
         """End the process and those that it started; it does not finish what it is at."""
-        if hasattr(os, "killpg"):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL) if hasattr(os, "killpg") else self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:

@@ -12,6 +12,7 @@ BUILDERS = "swinkit.bench.builders"
 PEER_BUILDERS = "swinkit.bench.peers"
 GRAPHS = "swinkit.bench.graphs"
 ONNX = ("onnxruntime", "onnx", "onnxscript")
+TRANSFORMERS = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("swin", "swinv2"))
 INSTALL = "install it with: pip install 'swinkit[bench]'"
 
 
@@ -28,7 +29,9 @@ class Runtime:
     peer: str = ""
     """Its name among the peers; "" for swinkit's own."""
     packages: tuple[str, ...] = ()
-    """What must be installed; the first is what runs."""
+    """What must be installed."""
+    imports: tuple[str, ...] = ()
+    """Modules that it brings along whatever the model is, so that they do not count as the model's memory."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
     export: str = ""
     """"module:function" that writes the file it runs."""
@@ -37,15 +40,32 @@ class Runtime:
 
 
 RUNTIMES: tuple[Runtime, ...] = (
-    Runtime("swinkit", f"{BUILDERS}:prepared"),
+    Runtime("swinkit", f"{BUILDERS}:prepared", imports=("swinkit.prepare",)),
     Runtime("swinkit plain", f"{BUILDERS}:plain"),
     Runtime("swinkit compiled", f"{BUILDERS}:plain", compiles=True),
-    Runtime("timm", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",)),
-    Runtime("timm compiled", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), compiles=True),
-    Runtime("torchvision", f"{PEER_BUILDERS}:torchvision", ("torchvision",), "torchvision", ("torchvision",)),
-    Runtime("transformers", f"{PEER_BUILDERS}:transformers", ("transformers",), "transformers", ("transformers",)),
-    Runtime("openvino", f"{GRAPHS}:openvino", ("timm", "native"), "openvino", ("openvino",), export=f"{GRAPHS}:to_openvino"),
-    Runtime("onnxruntime", f"{GRAPHS}:onnxruntime", ("timm", "native"), "onnxruntime", ONNX, ("float32",), f"{GRAPHS}:to_onnx"),
+    Runtime("timm", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), ("timm",)),
+    Runtime("timm compiled", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), ("timm",), compiles=True),
+    Runtime("torchvision", f"{PEER_BUILDERS}:torchvision", ("torchvision",), "torchvision", ("torchvision",), ("torchvision",)),
+    Runtime("transformers", f"{PEER_BUILDERS}:transformers", ("transformers",), "transformers", ("transformers",), TRANSFORMERS),
+    Runtime(
+        "openvino",
+        f"{GRAPHS}:openvino",
+        ("timm", "native"),
+        "openvino",
+        ("openvino",),
+        ("openvino",),
+        export=f"{GRAPHS}:to_openvino",
+    ),  # fmt: skip
+    Runtime(
+        "onnxruntime",
+        f"{GRAPHS}:onnxruntime",
+        ("timm", "native"),
+        "onnxruntime",
+        ONNX,
+        ONNX[:1],
+        ("float32",),
+        f"{GRAPHS}:to_onnx",
+    ),  # fmt: skip
 )
 PEERS = tuple(dict.fromkeys(runtime.peer for runtime in RUNTIMES if runtime.peer))
 GEMM = Runtime("gemm", "swinkit.bench.gemm:build")

@@ -85,8 +85,8 @@ def peak() -> int:
 def build(job: Job) -> Any:
     """What the job asks for, ready for commands."""
     torch.set_num_threads(job.threads)
-    for package in job.packages:
-        import_module(package)
+    for module in job.imports:
+        import_module(module)
     reset_peak()
     before = peak()
     module, _, function = job.build.partition(":")
