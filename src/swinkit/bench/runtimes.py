@@ -13,6 +13,7 @@ PEER_BUILDERS = "swinkit.bench.peers"
 GRAPHS = "swinkit.bench.graphs"
 ONNX = ("onnxruntime", "onnx", "onnxscript")
 TRANSFORMERS = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("swin", "swinv2"))
+EITHER = ("timm", "native")
 INSTALL = "install it with: pip install 'swinkit[bench]'"
 
 
@@ -47,25 +48,8 @@ RUNTIMES: tuple[Runtime, ...] = (
     Runtime("timm compiled", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), ("timm",), compiles=True),
     Runtime("torchvision", f"{PEER_BUILDERS}:torchvision", ("torchvision",), "torchvision", ("torchvision",), ("torchvision",)),
     Runtime("transformers", f"{PEER_BUILDERS}:transformers", ("transformers",), "transformers", ("transformers",), TRANSFORMERS),
-    Runtime(
-        "openvino",
-        f"{GRAPHS}:openvino",
-        ("timm", "native"),
-        "openvino",
-        ("openvino",),
-        ("openvino",),
-        export=f"{GRAPHS}:to_openvino",
-    ),  # fmt: skip
-    Runtime(
-        "onnxruntime",
-        f"{GRAPHS}:onnxruntime",
-        ("timm", "native"),
-        "onnxruntime",
-        ONNX,
-        ONNX[:1],
-        ("float32",),
-        f"{GRAPHS}:to_onnx",
-    ),  # fmt: skip
+    Runtime("openvino", f"{GRAPHS}:openvino", EITHER, "openvino", ("openvino",), ("openvino",), export=f"{GRAPHS}:to_openvino"),
+    Runtime("onnxruntime", f"{GRAPHS}:onnxruntime", EITHER, "onnxruntime", ONNX, ONNX[:1], ("float32",), f"{GRAPHS}:to_onnx"),
 )
 PEERS = tuple(dict.fromkeys(runtime.peer for runtime in RUNTIMES if runtime.peer))
 GEMM = Runtime("gemm", "swinkit.bench.gemm:build")
