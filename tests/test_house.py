@@ -94,7 +94,7 @@ def run(code):
         ("import swinkit", ("torch", "numpy", "cyclopts", "yaml")),
         ("import swinkit; swinkit.list_models()", ("torch",)),
         ("import swinkit; swinkit.models(pretrained=True)", ("torch", "huggingface_hub")),
-        ("import swinkit; swinkit.bench.data", ("torch",)),
+        ("import swinkit; swinkit.bench.data; swinkit.bench.model", ("torch",)),
         ("import swinkit.cli", ("torch", "torchvision", "numpy", "PIL", "rich.progress")),
         ("from swinkit.cli import run; run(['--help']); run(['train', '--help']); run(['models'])", ("torch", "torchvision")),
         (

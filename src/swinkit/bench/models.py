@@ -27,6 +27,10 @@ from swinkit.runtimes.device import cpu_name, has_fast_bfloat16
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "openvino", "onnxruntime")
 
 
+BUSY = 0.5
+"""Load per processor from which a warning is due."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a benchmark; `.speed` holds what was measured so far."""
 
@@ -67,7 +71,7 @@ def make_plan(
         rounds=whole("rounds", rounds, 1),
         seconds=positive("seconds", seconds),
         left_out=left_out,
-        warnings=tuple(_too_many(count)),
+        warnings=(*_too_many(count), *_busy()),
     )
 
 
@@ -86,9 +90,15 @@ def _dtypes(given: str | Sequence[str] | None) -> tuple[str, ...]:
 def _too_many(threads: int) -> list[str]:
     if threads <= processors():
         return []
-    return [
-        f"{threads} threads share {processors()} processors, so they wait for each other and the times say little; give --threads less."
-    ]
+    return [f"{threads} threads share {processors()} processors, so they wait for each other and the times say little; give fewer threads"]
+
+
+def _busy() -> list[str]:
+    """Whether others compute here, by the load of the last minute."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < BUSY * processors():
+        return []
+    return [f"the machine was busy at the start (load {load:.1f} of the last minute), so the times say little"]
 
 
 def measure_model(model: str | Path | SwinConfig | nn.Module, img_size: SizeLike | None, plan: Plan, say: Say) -> ModelSpeed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,11 +112,13 @@ def _start(entry: Entry, subject: Subject) -> None:
     _open(entry)
     file = subject.folder / "outputs.npz"
     entry.ask("outputs", str(file))
-    entry.difference = subject.difference(_arrays(file))
-    allowed = TOLERANCE[entry.job.dtype]
-    if not entry.difference <= allowed:
+    difference, allowed = subject.difference(_arrays(file)), TOLERANCE[entry.job.dtype]
+    if math.isinf(difference):
+        raise WorkerError("Its outputs are not finite, or of another shape than plain swinkit's, so it was not measured.")
+    entry.difference = difference
+    if difference > allowed:
         raise WorkerError(
-            f"Its outputs differ from plain swinkit's in float32 by {entry.difference:.1e} of the largest, and {allowed:.0e} is allowed, "
+            f"Its outputs differ from plain swinkit's in float32 by {difference:.1e} of the largest, and {allowed:.0e} is allowed, "
             "so it was not measured."
         )
 
