@@ -35,10 +35,10 @@ ISAS = {
 UNRESTRICTED = "onnxruntime"
 """Has no such variable."""
 HELD_IN_PART = (
-    "OpenVINO is held to it in part only: of its kernels oneDNN's obey ONEDNN_MAX_CPU_ISA, while its float32 linear layers (MLAS) and some of its "
-    "own code use what the processor has. So it has an advantage here."
+    "OpenVINO is held to it in part only: of its kernels oneDNN's obey ONEDNN_MAX_CPU_ISA, while its float32 linear layers (MLAS) and some "
+    "of its own code use what the processor has. So it has an advantage here."
 )
-"""Seen in the `primitiveType` of OpenVINO 2026.4's compiled graph: gemm_mlas_f32 and jit_avx512_f32 stay; Swin-T takes 11 % longer in all."""
+"""Seen in the `primitiveType` of OpenVINO 2026.4's compiled graph: gemm_mlas_f32 and jit_avx512_f32 stay; Swin-T takes 11 % longer."""
 
 
 def options():

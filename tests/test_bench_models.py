@@ -1,6 +1,7 @@
 """A benchmark of models times only what computes the right thing, in turns, and says the rest in sentences."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -232,6 +233,28 @@ def test_tables_say_everything():
     content = json.loads(json.dumps(example().to_dict()))
     assert content["format"] == FORMAT
     assert set(content["rows"][0]) == set(Row.__dataclass_fields__)
+
+
+def test_the_page_of_peers(tmp_path, monkeypatch):
+    page = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "peers.py"))
+    monkeypatch.setattr("sys.argv", ["peers.py", "--isa", "avx2"])
+    page["write"]([example(), example(model="other", gemm={})], tmp_path / "peers", "avx2")
+    shown, content = (tmp_path / "peers.md").read_text(), json.loads((tmp_path / "peers.json").read_text())
+    assert [speed["model"] for speed in content] == ["swin", "other"]
+    assert "`python benchmarks/peers.py --isa avx2`" in shown
+    assert "OpenVINO is held to it in part only" in shown
+    for line in (
+        "| swin | swinkit | 47.6 |",
+        "| swin | openvino | failed |",
+        "| swin | matrix products alone | 55.6 |",
+        "## swin",
+        "### float32",
+    ):
+        assert line in shown
+    # By the medians: 21 ms, and 65 ms of the only peer with a time.
+    assert f"| swin | **swinkit / best peer** | **{65 / 21:.2f}** |" in shown
+    page["write"]([example(rows=example().rows[:1])], tmp_path / "alone", None)
+    assert "best peer** |  |" in (tmp_path / "alone.md").read_text()
 
 
 def test_unknown_and_impossible_options(monkeypatch):

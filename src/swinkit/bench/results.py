@@ -112,8 +112,8 @@ class ModelSpeed:
 
         return text(self)
 
-    def markdown(self) -> str:
-        """For a file."""
+    def markdown(self, heading: str = "#") -> str:
+        """For a file; heading: the marks of its title."""
         from swinkit.bench.tables import markdown
 
-        return markdown(self)
+        return markdown(self, heading)
