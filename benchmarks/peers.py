@@ -33,12 +33,12 @@ ISAS = {
 }
 """Lesser instruction set -> the environment variables by which each library is held to it."""
 UNRESTRICTED = "onnxruntime"
-"""Has no such variable."""
+"""Has no such variable, so it is left out then."""
 HELD_IN_PART = (
-    "OpenVINO is held to it in part only: of its kernels oneDNN's obey ONEDNN_MAX_CPU_ISA, while its float32 linear layers (MLAS) and some "
-    "of its own code use what the processor has. So it has an advantage here."
+    "Libraries are held to a lesser instruction set. ONNX Runtime cannot be, and is left out. OpenVINO is held in part: its oneDNN obeys "
+    "ONEDNN_MAX_CPU_ISA, while its float32 linear layers (MLAS) and some of its own code use what the processor has."
 )
-"""Seen in the `primitiveType` of OpenVINO 2026.4's compiled graph: gemm_mlas_f32 and jit_avx512_f32 stay; Swin-T takes 11 % longer."""
+"""Seen in the `primitiveType` of OpenVINO 2026.4's compiled graph, where gemm_mlas_f32 and jit_avx512_f32 stay; Swin-T takes 11 % longer."""
 
 
 def options():

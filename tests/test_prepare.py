@@ -193,6 +193,19 @@ def test_results_do_not_depend_on_the_batch_or_on_chance():
 
 
 @native
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=half)])
+@pytest.mark.parametrize("version", [1, 2])
+def test_results_do_not_depend_on_the_threads(dtype, version):
+    """Few windows for many threads are shared among them in another way; the sums keep their order."""
+    config = SwinConfig(**(SMALL | {"version": version, "embed_dim": 224, "num_heads": (7, 14)}))
+    model, x = speaking(config), torch.randn(2, 3, 31, 28)
+    net = FusedNet(model, dtype)
+    alone = net.run(x, Wanted(logits=True), 1)["logits"]
+    for threads in (2, 3, 4, 16):
+        assert torch.equal(net.run(x, Wanted(logits=True), threads)["logits"], alone)
+
+
+@native
 def test_several_models_in_several_threads():
     torch.set_num_threads(2)
     models = [speaking(SwinConfig(**(SMALL | {"version": version}))) for version in (1, 2)]
@@ -269,7 +282,7 @@ def test_the_original_stays_and_may_go():
 def test_copies_and_pickles_are_prepared_again():
     model, x = speaking(SwinConfig(**SMALL)), torch.randn(1, 3, 28, 28)
     fast = swinkit.prepare(model, dtype=torch.float32)
-    assert torch.equal(copy.deepcopy(fast)(x), fast(x))
+    assert torch.equal(copy.deepcopy(copy.deepcopy(fast))(x), fast(x))
     assert torch.equal(pickle.loads(pickle.dumps(fast))(x), fast(x))
 
 

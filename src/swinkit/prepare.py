@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinkit._verbs import callable_module
@@ -23,9 +22,12 @@ from swinkit.backbone import SwinBackbone
 from swinkit.config import FeatureInfo
 from swinkit.errors import ConfigError, InputError
 from swinkit.kernels import modules
+from swinkit.kernels.affine import Affine
 from swinkit.kernels.cpu import fused
 from swinkit.kernels.cpu.fused import Wanted
+from swinkit.kernels.forked import keep_one_thread_after_a_fork
 from swinkit.model import SwinTransformer, SwinTrunk
+from swinkit.standard import difference
 from swinkit.watch import Watch
 
 EngineName = Literal["auto", "fused", "packed", "plain"]
@@ -66,8 +68,10 @@ def prepare(model: nn.Module, *, dtype: torch.dtype | None = None, batch_size: i
     engine: "fused", "packed" or "plain"; "auto" takes the first of them that can run this model here, and `.engine` says why.
 
     The weights are copied, so `model = prepare(model)` leaves one copy in memory. As long as the original lives, changes of its weights
-    are noticed at the next call and taken over; only writes through `.data`, which PyTorch does not count, go unnoticed.
-    Errors: InputError for another kind of module; ConfigError for a dtype, engine or batch_size that cannot be.
+    are noticed at the next call and taken over. Of writes that PyTorch does not count (through `.data`, by optimisers with fused=True),
+    those that leave the first number of every tensor as it is go unnoticed.
+    Errors: InputError for another kind of module, or one with layers replaced or hooked; ConfigError for a dtype, engine or batch_size
+    that cannot be.
     """
     model = cast(nn.Module, getattr(model, "_orig_mod", model))
     if isinstance(model, Prepared):
@@ -77,6 +81,15 @@ def prepare(model: nn.Module, *, dtype: torch.dtype | None = None, batch_size: i
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected a whole number of at least 1, or None.")
     return Prepared(model, dtype, batch_size, engine)
+
+
+def check(model: SwinTrunk) -> None:
+    """Errors: InputError if something else than the model's own modules cannot run it."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError("The model is on the meta device and has no weights; load them first.")
+    problem = difference(model)
+    if problem:
+        raise InputError(f"{problem} It cannot be prepared; use the model itself. (reset_classifier gives it another number of classes.)")
 
 
 def choose(model: SwinTrunk, dtype: torch.dtype | None, wanted: str) -> tuple[str, torch.dtype, str]:
@@ -116,12 +129,14 @@ class Prepared(nn.Module):
         self._lock = threading.Lock()
         self._original = weakref.ref(model)
         self.batch_size = batch_size
-        self._take_over(model)
+        with torch.autocast("cpu", enabled=False):
+            self._take_over(model)
         super().train(False)
 
     def _take_over(self, model: SwinTrunk) -> None:
         """Copy the weights, and remember of what."""
         watch = Watch(model)
+        check(model)
         name, dtype, reason = choose(model, self._arguments["dtype"], self._arguments["engine"])  # type: ignore[arg-type]
         net: Net = fused.FusedNet(model, dtype) if name == "fused" else modules.ModuleNet(name, model, dtype)
         self.config, self.labels, self.preprocess, self.origin = model.config, model.labels, model.preprocess, model.origin
@@ -130,16 +145,18 @@ class Prepared(nn.Module):
         self.num_features = model.config.dims[len(model.layers) - 1]
         self.num_classes = model.config.num_classes if isinstance(model, SwinTransformer) else 0
         self._stages, self._classifies = len(model.layers), isinstance(model, SwinTransformer)
-        self._after = _Affine.of(model)
+        self._after = Affine.of(model)
         self._watch, self._net = watch, net
         self.engine = Engine(name, dtype, reason, net.weight_bytes + self._after.bytes)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def refresh(self) -> bool:
         """Take over changed weights of the original, if it still lives; True if there were any. Every call does it."""
+        keep_one_thread_after_a_fork()
         model = self._original()
         if model is None or not self._watch.changed():
             return False
-        with self._lock:
+        with self._lock, torch.autocast("cpu", enabled=False):
             if self._watch.changed():
                 self._take_over(model)
         return True
@@ -148,6 +165,7 @@ class Prepared(nn.Module):
     def _run(self, x: Tensor, wanted: Wanted) -> dict[str, Any]:
         """All images, some at a time; outputs in the dtype of `x`."""
         self.refresh()
+        _check_untraced(x)
         self._check(x)
         net, threads, parts = self._net, torch.get_num_threads(), []
         with torch.inference_mode(False), torch.no_grad():
@@ -171,8 +189,9 @@ class Prepared(nn.Module):
         if not self._classifies:
             maps = self._run(x, Wanted(stages=self.out_indices))["maps"]
             return [self._after.norm_map(stage, maps[stage]).permute(0, 3, 1, 2).contiguous() for stage in self.out_indices]
-        wanted = Wanted(logits=True) if self.num_classes else Wanted(pooled=True)
-        return self._run(x, wanted)["logits" if self.num_classes else "pooled"]
+        self.refresh()
+        name = "logits" if self.num_classes else "pooled"
+        return self._run(x, Wanted(logits=name == "logits", pooled=name == "pooled"))[name]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, height, width) -> (B, H, W, C) after the last norm. Errors: InputError for a backbone."""
@@ -210,6 +229,10 @@ class Prepared(nn.Module):
             raise ConfigError("A prepared model is for inference; train the original.")
         return self
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Errors: ConfigError; the weights are packed for this machine."""
+        raise ConfigError("A prepared model has no weights to save; save the original.")
+
     def extra_repr(self) -> str:
         """What runs it, for `print`."""
         return f"engine={self.engine.name}, dtype={str(self.engine.dtype).removeprefix('torch.')}"
@@ -223,7 +246,19 @@ class Prepared(nn.Module):
 
 
 def _again(model: nn.Module, arguments: dict[str, Any]) -> Prepared:
-    return prepare(model, **arguments)
+    prepared = prepare(model, **arguments)
+    # Nobody else has this model, and without it the copy could not be copied in turn.
+    object.__setattr__(prepared, "_kept", model)
+    return prepared
+
+
+def _check_untraced(x: Tensor) -> None:
+    if (
+        torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    ):
+        raise InputError("A prepared model cannot be traced, exported or mapped; do that with the original.")
 
 
 def _joined(parts: Sequence[dict[str, Any]], dtype: torch.dtype) -> dict[str, Any]:
@@ -234,38 +269,6 @@ def _joined(parts: Sequence[dict[str, Any]], dtype: torch.dtype) -> dict[str, An
 
 def _cat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     return (tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))).to(dtype)
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """What is done to an engine's outputs in PyTorch: a dense backbone's norms, and the classifier on pooled features from elsewhere."""
-
-    norms: dict[int, tuple[Tensor, Tensor]]
-    head: tuple[Tensor, Tensor] | None
-
-    @classmethod
-    def of(cls, model: SwinTrunk) -> _Affine:
-        def copy(layer: Any) -> tuple[Tensor, Tensor]:
-            return layer.weight.detach().float().clone(), layer.bias.detach().float().clone()
-
-        dense = isinstance(model, SwinBackbone) and model.config.size_policy == "dense"
-        norms = {stage: copy(model.get_submodule(f"norm{stage}")) for stage in (cast(SwinBackbone, model).out_indices if dense else ())}
-        head = getattr(model, "head", None)
-        return cls(norms, copy(head) if isinstance(head, nn.Linear) else None)
-
-    @property
-    def bytes(self) -> int:
-        pairs = [*self.norms.values(), *([self.head] if self.head else [])]
-        return sum(tensor.nbytes for pair in pairs for tensor in pair)
-
-    def norm_map(self, stage: int, x: Tensor) -> Tensor:
-        if stage not in self.norms:
-            return x
-        weight, bias = self.norms[stage]
-        return F.layer_norm(x.float(), weight.shape, weight, bias).to(x.dtype)
-
-    def classify(self, pooled: Tensor) -> Tensor:
-        return pooled if self.head is None else F.linear(pooled.float(), *self.head).to(pooled.dtype)
 
 
 callable_module(__name__)

@@ -113,7 +113,7 @@ class ModelSpeed:
         return text(self)
 
     def markdown(self, heading: str = "#") -> str:
-        """For a file; heading: the marks of its title."""
+        """For a file; heading: the level that the model's name gets."""
         from swinkit.bench.tables import markdown
 
         return markdown(self, heading)

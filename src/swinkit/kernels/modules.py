@@ -24,10 +24,11 @@ def why_not(name: str, model: SwinTrunk, dtype: torch.dtype) -> str | None:
 
 def fast_dtype() -> torch.dtype:
     """bfloat16 where the CPU computes in it and an engine uses that, float32 otherwise."""
-    if library.find() is not None and library.has_bfloat16(library.chosen_isa()):
+    missing = library.obstacle() is not None
+    if not missing and library.has_bfloat16(library.chosen_isa()):
         return torch.bfloat16
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast and library.find() is None else torch.float32
+    return torch.bfloat16 if fast and missing else torch.float32
 
 
 class ModuleNet:

@@ -28,8 +28,9 @@ DTYPES = {torch.float32: library.FLOAT32, torch.bfloat16: library.BFLOAT16}
 
 def why_not(model: SwinTrunk, dtype: torch.dtype) -> str | None:
     """Why the library cannot run this model in this dtype; None if it can."""
-    if library.find() is None:
-        return library.missing()
+    obstacle = library.obstacle()
+    if obstacle:
+        return obstacle
     if dtype not in DTYPES:
         return f"The C++ library computes in float32 and bfloat16, not in {str(dtype).removeprefix('torch.')}."
     isa = library.chosen_isa()
@@ -132,7 +133,8 @@ class FusedNet:
         self.net = self.lib.swk_new(library.isa_number(self.isa), DTYPES[dtype])
         if not self.net:
             raise MemoryError("There is not enough memory for the packed weights.")
-        self._freed = weakref.finalize(self, self.lib.swk_free, self.net)
+        # Not when the process ends: a daemon thread may still be in a run.
+        weakref.finalize(self, self.lib.swk_free, self.net).atexit = False
         with torch.no_grad():
             _fill(self.lib, self.net, model)
 
@@ -147,11 +149,11 @@ class FusedNet:
         grids, floors = self._grids(size)
         shifts = self._shifts(grids)
         last, dim, batch = grids[-1], config.dims[self.stages - 1], x.shape[0]
-        maps = {stage: torch.empty(batch, *grids[stage], config.dims[stage]) for stage in wanted.stages}
+        maps = {stage: _room(batch, *grids[stage], config.dims[stage]) for stage in wanted.stages}
         out: dict[str, Any] = {"maps": maps}
-        out |= {"features": torch.empty(batch, *last, dim)} if wanted.features else {}
-        out |= {"pooled": torch.empty(batch, dim)} if wanted.pooled else {}
-        out |= {"logits": torch.empty(batch, config.num_classes)} if wanted.logits else {}
+        out |= {"features": _room(batch, *last, dim)} if wanted.features else {}
+        out |= {"pooled": _room(batch, dim)} if wanted.pooled else {}
+        out |= {"logits": _room(batch, config.num_classes)} if wanted.logits else {}
         pointers = (ctypes.c_void_p * self.stages)(*(maps[stage].data_ptr() if stage in maps else None for stage in range(self.stages)))
         position = self._position(grids[0])
         results = {name: tensor.data_ptr() for name, tensor in out.items() if name != "maps"}
@@ -188,6 +190,11 @@ class FusedNet:
                     self.positions.popitem(last=False)
             self.positions.move_to_end(grid)
             return self.positions[grid]
+
+
+def _room(*shape: int) -> Tensor:
+    """For the library to write to, whatever device and dtype PyTorch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def shift_of(config: SwinConfig, stage: int, half: Size, grid: Size) -> Size:

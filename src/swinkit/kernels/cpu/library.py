@@ -19,6 +19,8 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
+VERSION = 1
+"""SWK_VERSION of the interface that is described here."""
 FLOAT32, BFLOAT16 = 0, 1
 OK, NO_MEMORY = 0, 1
 Floats = POINTER(c_float)
@@ -47,6 +49,7 @@ class Job(Structure):
 
 
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
+    "swk_version": (c_int, ()),
     "swk_isa": (c_int, ()),
     "swk_isa_name": (ctypes.c_char_p, (c_int,)),
     "swk_has_bfloat16": (c_int, (c_int,)),
@@ -80,7 +83,20 @@ def load() -> ctypes.CDLL:
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be used ({error}); install swinkit again on this machine.") from None
+    if library.swk_version() != VERSION:
+        raise ConfigError(f"{path} is of another version of swinkit ({library.swk_version()}, not {VERSION}); install swinkit again.")
     return library
+
+
+def obstacle() -> str | None:
+    """Why there is no library that can be loaded; None if there is one."""
+    if find() is None:
+        return missing()
+    try:
+        load()
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def missing() -> str:

@@ -18,6 +18,8 @@ const Kernels *kernels(int isa, int dtype) {
 
 }  // namespace swk
 
+int swk_version(void) { return SWK_VERSION; }
+
 int swk_isa(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();

@@ -23,7 +23,7 @@ struct swk_net {
     size_t bytes = 0;
 
     // Scratch of finished runs, for the next ones.
-    static constexpr size_t SPARES = 4;
+    static constexpr size_t SPARES = 4, LARGEST_SPARE = (size_t)256 << 20;
     mutable std::mutex spare_lock;
     mutable std::vector<swk::Buffer> spare;
 };

@@ -3,7 +3,6 @@
 namespace swk {
 namespace {
 
-constexpr int HIDDEN_PANELS = 24;  // of the MLP at a time, so that a tile's hidden channels stay in the second cache
 constexpr int SHARED_ROWS = 4096;  // at most so many rows make one tile for all threads
 constexpr double BALANCED = 0.8;   // the share of the threads' time that separate tiles must fill
 

@@ -24,8 +24,8 @@ class Run {
         for (int i = 0; i < needs.loops; i++) new (counters + i) Counter(0);
     }
     ~Run() {
-        std::lock_guard<std::mutex> hold(net.spare_lock);
-        if (net.spare.size() < swk_net::SPARES) net.spare.push_back(std::move(scratch));
+        std::unique_lock<std::mutex> hold(net.spare_lock, std::try_to_lock);
+        if (hold && net.spare.size() < swk_net::SPARES && scratch.bytes() <= swk_net::LARGEST_SPARE) net.spare.push_back(std::move(scratch));
     }
 
     const swk_net &net;
@@ -46,7 +46,9 @@ class Run {
     }
     Buffer take_scratch(size_t bytes) {
         {
-            std::lock_guard<std::mutex> hold(net.spare_lock);
+            // Not waited for: in a forked child somebody may have held it who is not there.
+            std::unique_lock<std::mutex> hold(net.spare_lock, std::try_to_lock);
+            if (!hold) return poisoned(Buffer(bytes, true));
             for (Buffer &spare : net.spare)
                 if (spare.bytes() >= bytes) {
                     std::swap(spare, net.spare.back());
@@ -148,8 +150,17 @@ class Thread {
         share(panels, [&](long i) { k_.project(block, tile, (int)i, (int)i + 1); });
         share(chunks, [&](long i) { k_.between(block, tile, (int)i * some, to(i)); });
         share(hidden, [&](long i) { k_.expand(block, tile, 0, (int)i, (int)i + 1); });
-        share(panels, [&](long i) { k_.contract(block, tile, 0, hidden, (int)i, (int)i + 1); });
+        share(panels, [&](long i) { contract_in_turns(block, tile, (int)i); });
         if (block.version == 2) share(chunks, [&](long i) { k_.leave(block, tile, (int)i * some, to(i)); });
+    }
+
+    // The hidden channels in the same order as a tile on its own has them, so that the sums are the same to the last bit.
+    void contract_in_turns(const Block &block, const Tile &tile, int panel) {
+        for (int from = 0; from < block.hidden_panels; from += HIDDEN_PANELS) {
+            Tile part = tile;
+            part.hidden = static_cast<char *>(tile.hidden) + (size_t)from * tile.rows * PANEL * k_.element;
+            k_.contract(block, part, from, std::min(from + HIDDEN_PANELS, block.hidden_panels), panel, panel + 1);
+        }
     }
 
     void merge(const Merge &merge) {

@@ -44,6 +44,10 @@ typedef struct {
     int threads;
 } swk_job;
 
+// Changes with this file, so that Python does not call a library of another.
+#define SWK_VERSION 1
+SWK_API int swk_version(void);
+
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
 SWK_API const char *swk_isa_name(int isa);  // null for one that the library was built without
 SWK_API int swk_has_bfloat16(int isa);
