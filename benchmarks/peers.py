@@ -38,7 +38,7 @@ HELD_IN_PART = (
     "Libraries are held to a lesser instruction set. ONNX Runtime cannot be, and is left out. OpenVINO is held in part: its oneDNN obeys "
     "ONEDNN_MAX_CPU_ISA, while its float32 linear layers (MLAS) and some of its own code use what the processor has."
 )
-"""Seen in the `primitiveType` of OpenVINO 2026.4's compiled graph, where gemm_mlas_f32 and jit_avx512_f32 stay; Swin-T takes 11 % longer."""
+"""Seen as `primitiveType` in OpenVINO 2026.4: gemm_mlas_f32 and jit_avx512_f32 stay; Swin-T takes 11 % longer."""
 
 
 def options():
