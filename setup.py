@@ -12,7 +12,13 @@ NOTE = "not_built.txt"
 """What the installed package reads the reason from."""
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
-FLAGS = {"isa_avx2": ["-mavx2", "-mfma"], "isa_avx512": AVX512, "isa_avx512_bf16": [*AVX512, "-mavx512bf16"]}
+AVX512_BF16 = [*AVX512, "-mavx512bf16"]
+FLAGS = {
+    "isa_avx2": ["-mavx2", "-mfma"],
+    "isa_avx512": AVX512,
+    "isa_avx512_bf16": AVX512_BF16,
+    "isa_avx512_vnni": [*AVX512_BF16, "-mavx512vnni"],
+}
 """file -> what its instruction set needs; only what the machine has is called at run time, so a library built here runs elsewhere"""
 
 

@@ -34,11 +34,6 @@ ISAS = {
 """Lesser instruction set -> the environment variables by which each library is held to it."""
 UNRESTRICTED = "onnxruntime"
 """Has no such variable, so it is left out then."""
-HELD_IN_PART = (
-    "Libraries are held to a lesser instruction set. ONNX Runtime cannot be, and is left out. OpenVINO is held in part: its oneDNN obeys "
-    "ONEDNN_MAX_CPU_ISA, while its float32 linear layers (MLAS) and some of its own code use what the processor has."
-)
-"""Seen as `primitiveType` in OpenVINO 2026.4: gemm_mlas_f32 and jit_avx512_f32 stay; Swin-T takes 11 % longer."""
 
 
 def options():
@@ -95,10 +90,10 @@ def ratio(speed, dtype, batch_size):
 
 def write(speeds, path, isa):
     command = f"`python benchmarks/peers.py{''.join(f' {argument}' for argument in sys.argv[1:])}`"
+    held = f" Held to {isa.upper()} as far as the libraries let themselves be; ONNX Runtime does not, and is left out." if isa else ""
     page = [
         "# Swin on a CPU: swinkit and its peers", "",
-        f"{command}. Images per second, medians; [how it is measured](../../docs/benchmarks.md).", "",
-        *([HELD_IN_PART, ""] if isa else []),
+        f"{command}. Images per second, medians; [how it is measured](../../docs/benchmarks.md).{held}", "",
         summary(speeds), "", *(speed.markdown("##") for speed in speeds),
     ]  # fmt: skip
     write_atomic(path.with_suffix(".md"), "\n".join(page))

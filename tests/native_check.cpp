@@ -107,8 +107,10 @@ int main(int count, char **names) {
         const char *name = swk_isa_name(isa);
         bool wanted = name && count == 1;
         for (int i = 1; name && i < count; i++) wanted = wanted || !std::strcmp(names[i], name);
-        for (int dtype = SWK_FLOAT32; wanted && dtype <= (swk_has_bfloat16(isa) ? SWK_BFLOAT16 : SWK_FLOAT32); dtype++)
+        for (int dtype = SWK_FLOAT32; wanted && dtype <= SWK_INT8; dtype++) {
+            if (!swk_has(isa, dtype)) continue;
             for (const Shape &shape : SHAPES)
                 std::printf("%s %d %d %.6g\n", name, dtype, (int)(&shape - SHAPES), check(shape, isa, dtype));
+        }
     }
 }

@@ -63,7 +63,9 @@ def prepare(model: nn.Module, *, dtype: torch.dtype | None = None, batch_size: i
     """`model`, a SwinTransformer or a SwinBackbone, made ready for inference on the CPU. The model itself stays as it is.
 
     dtype: torch.bfloat16 or torch.float32, what is computed in; None: bfloat16 where the CPU has it, else float32. Sums, norms and the
-    residual stream are float32 in both, and outputs have the dtype of the images.
+    residual stream are float32 in both, and outputs have the dtype of the images. torch.int8, never chosen by itself, has the linear layers
+    of blocks and merging in int8, weights scaled per output and activations per token as they come (no calibration), and the rest in
+    bfloat16; only "fused" has it, on CPUs with AVX512-VNNI and AVX512-BF16. Measure your model's accuracy before you rely on it.
     batch_size: the most images that go through at once, which bounds memory; None: a number that suits the caches.
     engine: "fused", "packed" or "plain"; "auto" takes the first of them that can run this model here, and `.engine` says why.
 
@@ -96,8 +98,10 @@ def choose(model: SwinTrunk, dtype: torch.dtype | None, wanted: str) -> tuple[st
     """Name, dtype and reason of the engine for a model. Errors: ConfigError if it is one that cannot run it."""
     if wanted not in ("auto", *ENGINES):
         raise ConfigError(f"engine is {wanted!r}; expected auto, {', '.join(ENGINES)}.")
-    if dtype not in (None, torch.float32, torch.bfloat16):
-        raise ConfigError(f"dtype is {dtype}; expected torch.float32, torch.bfloat16, or None for the faster one.")
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.int8):
+        raise ConfigError(
+            f"dtype is {dtype}; expected torch.float32, torch.bfloat16, torch.int8, or None for bfloat16 where the CPU has it."
+        )
     dtype = dtype or modules.fast_dtype()
     reasons: list[str] = []
     for name in ENGINES if wanted == "auto" else (wanted,):

@@ -41,7 +41,7 @@ class Gemm:
     def _library(self) -> float:
         try:
             isa, number = library.chosen_isa(), {"float32": library.FLOAT32, "bfloat16": library.BFLOAT16}[self.job.dtype]
-            if self.job.dtype == "bfloat16" and not library.has_bfloat16(isa):
+            if self.job.dtype == "bfloat16" and not library.has(isa, library.BFLOAT16):
                 return 0.0
             return library.gemm_rate(isa, number, rows=ROWS, seconds=SECONDS, threads=self.job.threads)
         except SwinkitError:

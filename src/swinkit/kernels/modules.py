@@ -17,6 +17,8 @@ from swinkit.model import SwinTrunk
 
 def why_not(name: str, model: SwinTrunk, dtype: torch.dtype) -> str | None:
     """Why such an engine cannot run this model; None if it can."""
+    if dtype == torch.int8:
+        return f"The {name} engine does not compute in int8."
     if name == "plain":
         return None
     return packed.why_not(model, dtype)
@@ -25,7 +27,7 @@ def why_not(name: str, model: SwinTrunk, dtype: torch.dtype) -> str | None:
 def fast_dtype() -> torch.dtype:
     """bfloat16 where the CPU computes in it and an engine uses that, float32 otherwise."""
     missing = library.obstacle() is not None
-    if not missing and library.has_bfloat16(library.chosen_isa()):
+    if not missing and library.has(library.chosen_isa(), library.BFLOAT16):
         return torch.bfloat16
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast and missing else torch.float32

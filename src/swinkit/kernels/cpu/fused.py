@@ -23,7 +23,9 @@ PANEL = 32
 LARGEST_WINDOW = 32
 POSITIONS = 8
 """How many token grids keep their resized position embedding."""
-DTYPES = {torch.float32: library.FLOAT32, torch.bfloat16: library.BFLOAT16}
+DTYPES = {torch.float32: library.FLOAT32, torch.bfloat16: library.BFLOAT16, torch.int8: library.INT8}
+
+NEEDS = {torch.bfloat16: "bfloat16 with AVX512-BF16", torch.int8: "int8 with AVX512-VNNI and AVX512-BF16 together"}
 
 
 def why_not(model: SwinTrunk, dtype: torch.dtype) -> str | None:
@@ -32,10 +34,10 @@ def why_not(model: SwinTrunk, dtype: torch.dtype) -> str | None:
     if obstacle:
         return obstacle
     if dtype not in DTYPES:
-        return f"The C++ library computes in float32 and bfloat16, not in {str(dtype).removeprefix('torch.')}."
+        return f"The C++ library computes in float32, bfloat16 and int8, not in {str(dtype).removeprefix('torch.')}."
     isa = library.chosen_isa()
-    if dtype == torch.bfloat16 and not library.has_bfloat16(isa):
-        return f"The C++ library computes in bfloat16 with AVX512-BF16 only, and runs with {isa} here."
+    if not library.has(isa, DTYPES[dtype]):
+        return f"The C++ library computes in {NEEDS[dtype]} only, and runs with {isa} here."
     config = model.config
     for stage, window in enumerate(config.windows[: len(model.layers)]):
         dim = config.dims[stage] // config.num_heads[stage]
@@ -215,4 +217,5 @@ def resized_position(table: Tensor, built_for: Size, grid: Size) -> Tensor:
 
 def describe(dtype: torch.dtype) -> str:
     """Instruction set and dtype, for people."""
-    return f"{library.chosen_isa().replace('_', '-').upper()}, {str(dtype).removeprefix('torch.')}"
+    isa = "avx512_vnni" if dtype == torch.int8 else library.chosen_isa()
+    return f"{isa.replace('_', '-').upper()}, {str(dtype).removeprefix('torch.')}"

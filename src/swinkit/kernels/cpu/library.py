@@ -21,7 +21,7 @@ ISA_VARIABLE = "SWINKIT_CPU_ISA"
 
 VERSION = 1
 """SWK_VERSION of the interface that is described here."""
-FLOAT32, BFLOAT16 = 0, 1
+FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1
 Floats = POINTER(c_float)
 
@@ -52,7 +52,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_version": (c_int, ()),
     "swk_isa": (c_int, ()),
     "swk_isa_name": (ctypes.c_char_p, (c_int,)),
-    "swk_has_bfloat16": (c_int, (c_int,)),
+    "swk_has": (c_int, (c_int, c_int)),
     "swk_new": (c_void_p, (c_int, c_int)),
     "swk_embed": (c_int, (c_void_p, *(c_int,) * 4, *(c_void_p,) * 4)),
     "swk_block": (c_int, (c_void_p, POINTER(BlockWeights))),
@@ -128,9 +128,9 @@ def isa_number(name: str) -> int:
     return ("baseline", "avx2", "avx512", "avx512_bf16").index(name)
 
 
-def has_bfloat16(name: str) -> bool:
-    """Whether the library computes in bfloat16 with this instruction set."""
-    return bool(load().swk_has_bfloat16(isa_number(name)))
+def has(name: str, dtype: int) -> bool:
+    """Whether the library computes in this dtype with this instruction set."""
+    return bool(load().swk_has(isa_number(name), dtype))
 
 
 def gemm_rate(

@@ -28,7 +28,7 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 void measure(void *context, int index, int) {
     GemmRate &m = *static_cast<GemmRate *>(context);
-    const size_t element = m.kernels->element, panels = m.columns / swk::PANEL;
+    const size_t element = m.kernels->factor, panels = m.columns / swk::PANEL;
     swk::Buffer operand(m.rows * m.depth * element), weight(m.depth * m.columns * element), out(m.rows * swk::PANEL * sizeof(float));
     const double start = now();
     double spent = 0;

@@ -81,7 +81,7 @@ template <class T> INLINE void to_length(const float *from, T *to, int rows, con
         for (int r = 0; r < rows; r++) put(to + p * panel + r * PANEL, from + p * panel + r * PANEL);
 }
 
-template <class T> INLINE void project_group(const swk::Block &block, const swk::Tile &tile, int group, AttentionScratch<T> &s) {
+template <class T, class Q> INLINE void project_group(const swk::Block &block, const swk::Tile &tile, int group, AttentionScratch<T> &s) {
     const int panels = block.heads.panels;
     const long panel = (long)tile.rows * PANEL;
     T *const outs[3] = {s.q, s.k, s.v};
@@ -91,7 +91,8 @@ template <class T> INLINE void project_group(const swk::Block &block, const swk:
             const int column = (group * 3 + part) * panels + p;
             Result to{cosine ? Store::floats : Store::operand};
             to.out = cosine ? (void *)(s.wide + p * panel) : (void *)(outs[part] + p * panel);
-            layer(block.qkv, column, 1, (const T *)tile.operand, tile.rows, panel, to);
+            to.row_scale = tile.scale;
+            layer(block.qkv, column, 1, (const Q *)tile.operand, tile.rows, panel, to);
         }
         if (cosine)
             to_length(s.wide, outs[part], tile.rows, block.heads, part ? nullptr : block.scale.as<float>() + group * block.heads.per_group);

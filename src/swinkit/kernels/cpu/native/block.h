@@ -2,6 +2,7 @@
 #pragma once
 #include "attention.h"
 #include "norm.h"
+#include "quantise.h"
 
 namespace {
 
@@ -42,8 +43,9 @@ template <class T> void enter(const Block &block, Tile &tile, int from, int to) 
     const long panel = (long)tile.rows * PANEL;
     for (int r = from; r < to; r++) {
         T *out = (T *)tile.operand + r * PANEL;
-        if (block.version == 1) normalise(row_of(tile.row[r], PANEL, block.channels), out, panel);
-        else copy_row(tile.row[r], PANEL, swk::panels_of(block.channels), out, panel);
+        const Row row = row_of(tile.row[r], PANEL, block.channels);
+        if (block.version == 1) normalise(row, out, panel, tile.scale + r);
+        else take_row(row, out, panel, tile.scale + r);
     }
 }
 
@@ -140,7 +142,7 @@ template <class T> INLINE void clear_absent(const Block &block, Tile &tile, int 
             ((T *)tile.attended)[((long)group * tile.rows + r) * PANEL + d] = (T)0;
 }
 
-template <class T> void attend(const Block &block, Tile &tile, const Windows &windows, int from, int to, char *scratch) {
+template <class T, class Q> void attend(const Block &block, Tile &tile, const Windows &windows, int from, int to, char *scratch) {
     swk::Arena arena{scratch};
     AttentionScratch<T> s = lay_out<T>(arena, block, tile.rows, tile.windows);
     unsigned char *sides = arena.take<unsigned char>((size_t)tile.windows * block.tokens);
@@ -148,7 +150,7 @@ template <class T> void attend(const Block &block, Tile &tile, const Windows &wi
         if (tile.window[w].seam)
             fill_masks(block, windows, tile.window[w], sides + (long)w * block.tokens, s.masks + (long)w * 4 * block.keys);
     for (int group = from; group < to; group++) {
-        project_group(block, tile, group, s);
+        project_group<T, Q>(block, tile, group, s);
         for (int w = 0; w < tile.windows; w++) {
             const bool seam = tile.window[w].seam;
             HeadWork<T> work{};
@@ -175,7 +177,8 @@ template <class T> void project(const Block &block, Tile &tile, int from, int to
         result.out = tile.sum + p * panel;
         result.rows = tile.row;
         result.offset = p * PANEL;
-        layer(block.proj, p, tile.sharing, (const T *)tile.attended, tile.rows, panel, result);
+        result.row_scale = tile.copied_scale;
+        layer(block.proj, p, tile.sharing, (const T *)tile.projected, tile.rows, panel, result);
     }
 }
 
@@ -185,10 +188,10 @@ template <class T> void between(const Block &block, Tile &tile, int from, int to
         T *out = (T *)tile.operand + r * PANEL;
         const Row branch = row_of(tile.sum + r * PANEL, panel, block.channels);
         if (block.version == 1) {
-            normalise(branch, out, panel);
+            normalise(branch, out, panel, tile.scale + r);
         } else {
             normalise_onto(branch, block.norm1, tile.row[r], PANEL, tile.stream + r * PANEL, panel);
-            copy_row(tile.stream + r * PANEL, panel, swk::panels_of(block.channels), out, panel);
+            take_row(row_of(tile.stream + r * PANEL, panel, block.channels), out, panel, tile.scale + r);
         }
     }
 }
@@ -197,20 +200,28 @@ template <class T> void expand(const Block &block, Tile &tile, int first, int fr
     const long panel = (long)tile.rows * PANEL;
     for (int p = from; p < to; p++) {
         Result result{Store::gelu};
-        result.out = (T *)tile.hidden + (p - first) * panel;
+        result.out = (typename Made<T>::Type *)tile.hidden + (p - first) * panel;
+        result.row_scale = tile.scale;
         layer(block.fc1, p, tile.sharing, (const T *)tile.operand, tile.rows, panel, result);
     }
 }
 
+// Hidden panels are taken so many at a time, however many there are, so that sums have the same order in every tile.
 template <class T> void contract(const Block &block, Tile &tile, int first, int last, int from, int to) {
     const long panel = (long)tile.rows * PANEL;
-    const bool begins = first == 0, ends = last == block.hidden_panels;
+    const T *hidden = (const T *)tile.contracted;
     for (int p = from; p < to; p++) {
-        Result result{block.version == 1 && ends ? Store::finish : block.version == 2 && begins ? Store::floats : Store::accumulate};
-        result.out = tile.sum + p * panel;
-        result.rows = tile.row;
-        result.offset = p * PANEL;
-        layer(block.fc2, p, tile.sharing, first * PANEL, (last - first) * PANEL, (const T *)tile.hidden, tile.rows, panel, result);
+        const float *scale = tile.copied_scale;
+        for (int at = first, count; at < last; at += count, scale += tile.rows) {
+            count = smaller_of(last - at, swk::HIDDEN_PANELS);
+            const bool begins = at == 0, ends = at + count == block.hidden_panels;
+            Result result{block.version == 1 && ends ? Store::finish : block.version == 2 && begins ? Store::floats : Store::accumulate};
+            result.out = tile.sum + p * panel;
+            result.rows = tile.row;
+            result.offset = p * PANEL;
+            result.row_scale = scale;
+            layer(block.fc2, p, tile.sharing, at * PANEL, count * PANEL, hidden + (at - first) * panel, tile.rows, panel, result);
+        }
     }
 }
 

@@ -2,15 +2,25 @@
 #include "kernels.h"
 
 namespace swk {
+#if defined(__x86_64__)
+namespace {
+
+bool has_vnni() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512vnni");
+}
+
+}  // namespace
+#endif
 
 const Kernels *kernels(int isa, int dtype) {
-    const bool half = dtype == SWK_BFLOAT16;
+    const bool half = dtype != SWK_FLOAT32;
     switch (isa) {
     case SWK_BASELINE: return half ? nullptr : baseline_float;
 #if defined(__x86_64__)
     case SWK_AVX2: return half ? nullptr : avx2_float;
     case SWK_AVX512: return half ? nullptr : avx512_float;
-    case SWK_AVX512_BF16: return half ? avx512_bfloat16 : avx512_float;
+    case SWK_AVX512_BF16: return dtype == SWK_INT8 ? has_vnni() ? avx512_int8 : nullptr : half ? avx512_bfloat16 : avx512_float;
 #endif
     default: return nullptr;
     }
@@ -38,4 +48,4 @@ const char *swk_isa_name(int isa) {
     return isa < 0 || isa > SWK_AVX512_BF16 || !swk::kernels(isa, SWK_FLOAT32) ? nullptr : names[isa];
 }
 
-int swk_has_bfloat16(int isa) { return swk::kernels(isa, SWK_BFLOAT16) != nullptr; }
+int swk_has(int isa, int dtype) { return swk::kernels(isa, dtype) != nullptr; }

@@ -9,6 +9,7 @@
 namespace {
 
 using swk::bf16;
+using swk::u8;
 using swk::PANEL;
 
 constexpr int VECS = PANEL / LANES;  // vectors of a panel's row

@@ -24,6 +24,8 @@ struct Result {
     float *const *rows = nullptr;  // rows elsewhere, and where this panel lies in them
     long offset = 0;
     const float *aux = nullptr;
+    const float *row_scale = nullptr, *column_scale = nullptr;  // int8: what a step is worth, of each row's operand and of each column's weights
+    const int *start = nullptr;                                 // int8: where the sums of each column begin
     const char *next = nullptr;    // weights that will be wanted after these
 };
 
@@ -128,14 +130,62 @@ template <int R> INLINE void multiply(Vec (&sum)[R][COLS], const bf16 *a, long s
 #endif
 
 template <class T, int R>
-__attribute__((noinline)) void tile(const T *a, long stride, const T *b, int depth, const Result &to, int row, int column, const char *next) {
-    Vec sum[R][COLS];
+INLINE void dot(Vec (&sum)[R][COLS], const T *a, long stride, const T *b, int depth, const Result &to, int, int column, const char *next) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < COLS; v++) sum[r][v] = to.bias ? load(to.bias + column + v * LANES) : set1(0.f);
     multiply(sum, a, stride, b + column, depth, next);
-    finish<T>(sum, to, row, column);
+}
+
+// What is made of the results of products with T.
+template <class T> struct Made {
+    using Type = T;
+};
+
+#ifdef SWK_VNNI
+template <> struct Made<u8> {
+    using Type = bf16;
+};
+
+typedef int Words __attribute__((vector_size(64)));
+
+// The same on fours of channels. Sums are exact integers until they get their scales.
+template <int R>
+INLINE void dot(Vec (&sum)[R][COLS], const u8 *a, long stride, const u8 *b, int depth, const Result &to, int row, int, const char *next) {
+    Words whole[R][COLS];
+    const Words start[COLS] = {(Words)_mm512_loadu_si512(to.start), (Words)_mm512_loadu_si512(to.start + LANES)};
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) whole[r][0] = start[0], whole[r][1] = start[1];
+    for (; depth > 0; depth -= PANEL, a += stride) {
+        for (int k = 0; k < PANEL / 4; k++, b += 4 * PANEL) {
+            if (k % 2 == 0) __builtin_prefetch(next, 0, 2), next += LINE;
+            const __m512i w0 = _mm512_loadu_si512(b), w1 = _mm512_loadu_si512(b + 2 * PANEL);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                int four;
+                __builtin_memcpy(&four, a + r * PANEL + 4 * k, sizeof four);
+                const __m512i x = _mm512_set1_epi32(four);
+                whole[r][0] = (Words)_mm512_dpbusd_epi32((__m512i)whole[r][0], x, w0);
+                whole[r][1] = (Words)_mm512_dpbusd_epi32((__m512i)whole[r][1], x, w1);
+            }
+        }
+    }
+    alignas(64) static const float zeros[PANEL] = {};
+    const float *bias = to.bias ? to.bias : zeros, *scale = to.column_scale;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < COLS; v++)
+            sum[r][v] = fma(__builtin_convertvector(whole[r][v], Vec), set1(to.row_scale[row + r]) * load(scale + v * LANES), load(bias + v * LANES));
+}
+#endif
+
+template <class T, int R>
+__attribute__((noinline)) void tile(const T *a, long stride, const T *b, int depth, const Result &to, int row, int column, const char *next) {
+    Vec sum[R][COLS];
+    dot(sum, a, stride, b, depth, to, row, column, next);
+    finish<typename Made<T>::Type>(sum, to, row, column);
 }
 
 template <class T> using TileFunction = void (*)(const T *, long, const T *, int, const Result &, int, int, const char *);
@@ -168,6 +218,14 @@ template <class T> INLINE const T *panel_of(const swk::Linear &linear, int panel
     return linear.weight.as<T>() + (size_t)panel * linear.depth * PANEL;
 }
 
+template <class T> INLINE void add_scales(Result &, const swk::Linear &, int, const T *) {}
+#ifdef SWK_VNNI
+INLINE void add_scales(Result &to, const swk::Linear &linear, int panel, const u8 *) {
+    to.column_scale = linear.scale.as<float>() + panel * PANEL;
+    to.start = linear.start.as<int>() + panel * PANEL;
+}
+#endif
+
 // Channels [first, first + depth) of a linear layer's inputs into panel `panel` of its outputs. The panel that this thread will probably
 // want next lies `ahead` further.
 template <class T>
@@ -175,6 +233,7 @@ INLINE void layer(const swk::Linear &linear, int panel, int ahead, int first, in
     const size_t offset = (size_t)first * PANEL;
     if (panel + ahead < linear.panels) to.next = (const char *)(panel_of<T>(linear, panel + ahead) + offset);
     if (first == 0) to.bias = linear.bias.as<float>() + panel * PANEL;
+    add_scales(to, linear, panel, a);
     product(a, rows, stride, panel_of<T>(linear, panel) + offset, depth, to);
 }
 template <class T> INLINE void layer(const swk::Linear &linear, int panel, int ahead, const T *a, int rows, long stride, const Result &to) {

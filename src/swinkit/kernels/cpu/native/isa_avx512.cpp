@@ -2,4 +2,5 @@
 //
 #include "table.h"
 
-const swk::Kernels *const swk::avx512_float = &table_of<float>;
+static constexpr swk::Kernels table = table_of<float>();
+const swk::Kernels *const swk::avx512_float = &table;

@@ -3,4 +3,5 @@
 //
 #include "table.h"
 
-const swk::Kernels *const swk::avx512_bfloat16 = &table_of<bf16>;
+static constexpr swk::Kernels table = table_of<bf16>();
+const swk::Kernels *const swk::avx512_bfloat16 = &table;

@@ -35,21 +35,30 @@ struct Tile {
     void *operand;    // [channel panel][rows][32]: what the next linear layer takes
     void *attended;   // [group panel][rows][32]
     void *hidden;     // [hidden panel][rows][32]
+    void *projected, *contracted;  // what proj and fc2 take: `attended` and `hidden`, or their int8 copies, which share one place
+    float *scale;         // int8: of the operand's rows,
+    float *copied_scale;  // and of the copy's: [runs of HIDDEN_PANELS][rows]
     float *sum;       // [channel panel][rows][32]: the residual stream (version 1), a branch (version 2)
     float *stream;    // version 2: the residual stream between the branches
 };
 
+// Hidden panels of the MLP at a time, so that a tile's stay in the second cache. In int8 so many have one scale for each row.
+constexpr int HIDDEN_PANELS = 24;
+
 struct Kernels {
     int max_rows;  // of the matrix kernel
     size_t element;
+    size_t factor;  // bytes of what a linear layer of a block takes
 
     size_t (*block_scratch)(const Block &, int rows);
     void (*gather)(const Block &, const Windows &, long first, int count, float *map, Tile &);
     void (*enter)(const Block &, Tile &, int from, int to);                            // rows
     void (*attend)(const Block &, Tile &, const Windows &, int from, int to, char *);  // groups of heads
+    void (*copy_attended)(const Block &, Tile &, int from, int to);                    // rows; null unless int8
     void (*project)(const Block &, Tile &, int from, int to);                          // channel panels
     void (*between)(const Block &, Tile &, int from, int to);                          // rows
     void (*expand)(const Block &, Tile &, int first, int from, int to);                // hidden panels; `first` is the chunk's
+    void (*copy_hidden)(Tile &, int panels, int from, int to);                         // rows; null unless int8
     void (*contract)(const Block &, Tile &, int first, int last, int from, int to);    // channel panels, over hidden panels
     void (*leave)(const Block &, Tile &, int from, int to);                            // rows
 
@@ -70,5 +79,6 @@ extern const Kernels *const baseline_float;
 extern const Kernels *const avx2_float;
 extern const Kernels *const avx512_float;
 extern const Kernels *const avx512_bfloat16;
+extern const Kernels *const avx512_int8;
 
 }  // namespace swk

@@ -3,6 +3,7 @@
 #include "gemm.h"
 #include "kernels.h"
 #include "norm.h"
+#include "quantise.h"
 
 namespace {
 
@@ -11,6 +12,7 @@ template <class T> struct RowsScratch {
     float *sum;    // [out panel][rows][32]
     float *line;   // [depth panel * 32]
     float *zeros;  // [depth panel * 32]
+    float *scale;  // [rows]
     float **row;
 };
 
@@ -20,6 +22,7 @@ template <class T> RowsScratch<T> lay_out_rows(swk::Arena &arena, int rows, int 
     s.sum = arena.take<float>((size_t)out_panels * rows * PANEL);
     s.line = arena.take<float>((size_t)(depth_panels + out_panels) * PANEL);
     s.zeros = arena.take<float>((size_t)depth_panels * PANEL);
+    s.scale = arena.take<float>(rows);
     s.row = arena.take<float *>(rows);
     return s;
 }
@@ -95,15 +98,15 @@ template <class T> void merge(const swk::Merge &merge, const swk::Grid &in, cons
     for (int r = 0; r < rows; r++) {
         const Row row = neighbours(in, map, s.zeros, first + r, merge.channels);
         s.row[r] = out + (first + r) * stride;
-        if (merge.version == 1) normalise(row, s.operand + r * PANEL, panel);
-        for (int i = 0; merge.version == 2 && i < 4; i++)
-            copy_row(row.piece[i], PANEL, panels, s.operand + (long)i * panels * panel + r * PANEL, panel);
+        if (merge.version == 1) normalise(row, s.operand + r * PANEL, panel, s.scale + r);
+        else take_row(row, s.operand + r * PANEL, panel, s.scale + r);
     }
     for (int p = 0; p < columns; p++) {
         Result result{merge.version == 1 ? Store::scatter : Store::floats};
         result.out = s.sum + p * panel;
         result.rows = s.row;
         result.offset = p * PANEL;
+        result.row_scale = s.scale;
         layer(merge.reduce, p, 1, s.operand, rows, panel, result);
     }
     for (int r = 0; merge.version == 2 && r < rows; r++)
@@ -149,8 +152,10 @@ template <class T> void classify(const swk::Head &head, const void *operand, int
 }
 
 template <class T> void multiply_panel(const void *operand, int rows, const void *weight, int depth, float *out) {
+    alignas(64) static const float zeros[PANEL] = {};
     Result result{Store::floats};
     result.out = out;
+    result.row_scale = result.column_scale = zeros, result.start = (const int *)zeros;
     product((const T *)operand, rows, (long)rows * PANEL, (const T *)weight, depth, result);
 }
 

@@ -3,7 +3,7 @@
 // Channels come in panels of 32: one panel is two AVX-512 vectors, one head of the published models, and the unit in which a matrix
 // product writes its result. A tile of R token rows lies in memory as [panel][R][32], so that the result of one product is the operand
 // of the next without packing, and a kernel walks down a panel with one constant stride. Weights lie as [column panel][depth][32]; for
-// bfloat16 as [column panel][depth / 2][32][2], the pairs that its dot product takes. Padded channels hold zeros everywhere.
+// bfloat16 as [column panel][depth / 2][32][2], the pairs that its dot product takes, and for int8 as [column panel][depth / 4][32][4]. Padded channels hold zeros everywhere.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -18,10 +18,18 @@ constexpr int PANEL = 32;
 inline int panels_of(int channels) { return (channels + PANEL - 1) / PANEL; }
 
 using bf16 = uint16_t;
+using u8 = uint8_t;
+
+// int8: activations are u = round(x / s) + 128, with a scale s for each row of a tile. Those after GELU, none of which is below -0.171, are
+// u = round((x + 0.171) / s): all 256 steps for the range that there is, and the 0.171 is a constant that the bias takes.
+constexpr int MIDDLE = 128;
+constexpr float GELU_OFFSET = 0.171f;
 
 struct Linear {
-    Buffer weight;  // float or bf16
+    Buffer weight;  // float, bf16 or int8
     Buffer bias;    // float [panels * 32]
+    Buffer scale;   // float [panels * 32], int8 only: what a step of each output's weights is worth
+    Buffer start;   // int [panels * 32], int8 only: where the sums begin, so that the middle of the activations counts as zero
     int panels = 0, depth = 0;
 };
 

@@ -57,7 +57,7 @@ INLINE Statistics statistics(const Row &row) {
 
 // to = (row - mean) / deviation, without the affine part, which the next linear layer holds. Padded channels get values too; the
 // weights that meet them are zero.
-template <class T> INLINE void normalise(const Row &row, T *to, long to_stride) {
+template <class T> INLINE void normalise(const Row &row, T *to, long to_stride, float * = nullptr) {
     const Statistics s = statistics(row);
     const Vec scale = set1(s.inverse), shift = set1(-s.mean * s.inverse);
     const int panels = (row.channels + PANEL - 1) / PANEL;
@@ -85,9 +85,14 @@ INLINE void normalise_onto(const Row &row, const swk::Norm &norm, const float *r
         }
 }
 
-// A row as an operand.
+// A row as an operand, whose `scale` is needed for int8 only.
 template <class T> INLINE void copy_row(const float *from, long stride, int panels, T *to, long to_stride) {
     for (int p = 0; p < panels; p++) put(to + p * to_stride, from + p * stride);
+}
+
+template <class T> INLINE void take_row(const Row &row, T *to, long to_stride, float *) {
+    const int panels = (row.channels + PANEL - 1) / PANEL;
+    for (int i = 0; i < row.pieces; i++) copy_row(row.piece[i], row.stride, panels, to + i * panels * to_stride, to_stride);
 }
 
 }  // namespace

@@ -37,7 +37,8 @@ struct Source {
 };
 
 // The layer norm's affine part is folded in: W (g x + b) + c = (W g) x + (W b + c).
-Linear pack_linear(int dtype, const Source &from, const Order &outputs, const Order &inputs) {
+Linear pack_linear(int dtype, const Source &from, const Order &outputs, const Order &inputs, Activations activations = Activations::any) {
+    if (dtype == SWK_INT8) return to_int8(pack_linear(SWK_FLOAT32, from, outputs, inputs), activations);
     Linear linear;
     linear.panels = (int)outputs.size() / PANEL;
     linear.depth = (int)inputs.size();
@@ -59,6 +60,9 @@ Linear pack_linear(int dtype, const Source &from, const Order &outputs, const Or
     }
     return linear;
 }
+
+// What patch embedding and classifier compute in: few operations, and the ends of the network, where int8 costs the most accuracy.
+int around(int dtype) { return dtype == SWK_INT8 ? SWK_BFLOAT16 : dtype; }
 
 Buffer padded(const float *values, int channels) {
     Buffer buffer((size_t)panels_of(channels) * PANEL * sizeof(float));
@@ -141,7 +145,7 @@ Source linear_source(const float *weight, const float *bias, int inputs, const f
     return {weight, bias, inputs, norm_weight, norm_bias};
 }
 
-size_t bytes_of(const Linear &l) { return l.weight.bytes() + l.bias.bytes(); }
+size_t bytes_of(const Linear &l) { return l.weight.bytes() + l.bias.bytes() + l.scale.bytes() + l.start.bytes(); }
 size_t bytes_of(const Norm &n) { return n.weight.bytes() + n.bias.bytes(); }
 
 }  // namespace
@@ -163,7 +167,7 @@ Block pack_block(int dtype, const swk_block_weights &w) {
     b.proj = pack_linear(dtype, linear_source(w.proj_weight, w.proj_bias, w.channels), channels, group_order(b.heads));
     const Source fc1 = linear_source(w.fc1_weight, w.fc1_bias, w.channels, first ? w.norm2_weight : nullptr, first ? w.norm2_bias : nullptr);
     b.fc1 = pack_linear(dtype, fc1, hidden, channels);
-    b.fc2 = pack_linear(dtype, linear_source(w.fc2_weight, w.fc2_bias, w.hidden), channels, hidden);
+    b.fc2 = pack_linear(dtype, linear_source(w.fc2_weight, w.fc2_bias, w.hidden), channels, hidden, Activations::gelu);
 
     b.padded_key = padding_of(b, w.qkv_bias ? w.qkv_bias + w.channels : nullptr);
     b.padded_value = padding_of(b, w.qkv_bias ? w.qkv_bias + 2 * w.channels : nullptr);
@@ -185,7 +189,7 @@ Embed pack_embed(int dtype, int in_chans, int patch_h, int patch_w, int channels
     const int pixels = in_chans * patch_h * patch_w;
     Order inputs = in_order(pixels);
     inputs.resize((pixels + 1) / 2 * 2);  // products of bfloat16 take pairs
-    e.project = pack_linear(dtype, linear_source(weight, bias, pixels), in_order(channels), inputs);
+    e.project = pack_linear(around(dtype), linear_source(weight, bias, pixels), in_order(channels), inputs);
     e.normed = norm_weight != nullptr;
     if (e.normed) e.norm = pack_norm(norm_weight, norm_bias, channels);
     return e;
@@ -205,7 +209,7 @@ Head pack_head(int dtype, int channels, int classes, const float *norm_weight, c
     Head h{};
     h.channels = channels, h.classes = classes;
     h.norm = pack_norm(norm_weight, norm_bias, channels);
-    if (classes) h.linear = pack_linear(dtype, linear_source(weight, bias, channels, norm_weight, norm_bias), in_order(classes), in_order(channels));
+    if (classes) h.linear = pack_linear(around(dtype), linear_source(weight, bias, channels, norm_weight, norm_bias), in_order(classes), in_order(channels));
     return h;
 }
 

@@ -4,6 +4,12 @@
 
 namespace swk {
 
+// What a linear layer takes: anything, or what GELU makes, which is hardly negative.
+enum class Activations { any, gelu };
+
+// Weights of float32 [column panel][depth][32] as int8: symmetric, with a scale per output.
+Linear to_int8(const Linear &, Activations);
+
 Block pack_block(int dtype, const swk_block_weights &);
 Embed pack_embed(int dtype, int in_chans, int patch_h, int patch_w, int channels, const float *weight, const float *bias,
                  const float *norm_weight, const float *norm_bias);

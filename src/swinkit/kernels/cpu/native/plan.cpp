@@ -7,6 +7,7 @@ constexpr int SHARED_ROWS = 4096;  // at most so many rows make one tile for all
 constexpr double BALANCED = 0.8;   // the share of the threads' time that separate tiles must fill
 
 template <class N> N smaller(N a, N b) { return a < b ? a : b; }
+template <class N> N larger(N a, N b) { return a > b ? a : b; }
 template <class N> void grow(N &size, N wanted) { size = wanted > size ? wanted : size; }
 
 void grow_for_block(Needs &needs, const Kernels &kernels, const Block &block, const Plan &plan) {
@@ -49,9 +50,16 @@ Tile lay_out_tile(Arena &arena, const Block &block, const Kernels &kernels, cons
     tile.row = arena.take<float *>(rows);
     tile.places = arena.take<int>(rows);
     tile.window = arena.take<Window>(plan.per_tile);
-    tile.operand = arena.take<char>(panels * panel * kernels.element);
+    tile.operand = arena.take<char>(panels * panel * kernels.factor);
     tile.attended = arena.take<char>((size_t)block.heads.groups * block.heads.panels * panel * kernels.element);
     tile.hidden = arena.take<char>(plan.hidden * panel * kernels.element);
+    tile.projected = tile.attended, tile.contracted = tile.hidden;
+    if (kernels.copy_attended) {
+        const size_t attended = (size_t)block.heads.groups * block.heads.panels;
+        tile.projected = tile.contracted = arena.take<char>(larger(attended, (size_t)plan.hidden) * panel * kernels.factor);
+    }
+    tile.scale = arena.take<float>(rows);
+    tile.copied_scale = arena.take<float>(ceil_div(plan.hidden, HIDDEN_PANELS) * rows);
     tile.sum = arena.take<float>(panels * panel);
     tile.stream = block.version == 2 ? arena.take<float>(panels * panel) : nullptr;
     return tile;
@@ -84,7 +92,7 @@ Needs needs_of(const swk_net &net, const swk_job &job) {
             grow(needs.thread, kernels.rows_scratch(TILE_ROWS, 4 * panels_of(merge.channels), merge.reduce.panels));
             grid = halved(grid, merge.reduce.panels * PANEL);
         }
-        needs.loops += 7 * (int)stage.blocks.size() + 2;
+        needs.loops += 9 * (int)stage.blocks.size() + 2;
     }
     for (const Head &head : net.head) grow_for_head(needs, kernels, head, job.batch);
     needs.loops += 3;

@@ -4,7 +4,6 @@
 
 namespace swk {
 
-constexpr int HIDDEN_PANELS = 24;  // of the MLP at a time, so that a tile's hidden channels stay in the second cache
 constexpr int TILE_ROWS = 112;  // rows of a tile, about: a multiple of the kernel's, small enough for the second cache
 
 template <class N> N ceil_div(N a, N b) { return (a + b - 1) / b; }

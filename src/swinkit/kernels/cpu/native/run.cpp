@@ -123,11 +123,13 @@ class Thread {
             k_.gather(block, plan.windows, first, (int)std::min<long>(plan.per_tile, plan.windows.count - first), map_, tile);
             k_.enter(block, tile, 0, tile.rows);
             k_.attend(block, tile, plan.windows, 0, block.heads.groups, attention);
+            if (k_.copy_attended) k_.copy_attended(block, tile, 0, tile.rows);
             k_.project(block, tile, 0, panels);
             k_.between(block, tile, 0, tile.rows);
             for (int from = 0; from < block.hidden_panels; from += plan.hidden) {
                 const int to = std::min(from + plan.hidden, block.hidden_panels);
                 k_.expand(block, tile, from, from, to);
+                if (k_.copy_hidden) k_.copy_hidden(tile, to - from, 0, tile.rows);
                 k_.contract(block, tile, from, to, 0, panels);
             }
             if (block.version == 2) k_.leave(block, tile, 0, tile.rows);
@@ -147,20 +149,13 @@ class Thread {
         const auto to = [&](long i) { return std::min((int)(i + 1) * some, tile.rows); };
         share(chunks, [&](long i) { k_.enter(block, tile, (int)i * some, to(i)); });
         share(block.heads.groups, [&](long i) { k_.attend(block, tile, plan.windows, (int)i, (int)i + 1, own.base); });
+        if (k_.copy_attended) share(chunks, [&](long i) { k_.copy_attended(block, tile, (int)i * some, to(i)); });
         share(panels, [&](long i) { k_.project(block, tile, (int)i, (int)i + 1); });
         share(chunks, [&](long i) { k_.between(block, tile, (int)i * some, to(i)); });
         share(hidden, [&](long i) { k_.expand(block, tile, 0, (int)i, (int)i + 1); });
-        share(panels, [&](long i) { contract_in_turns(block, tile, (int)i); });
+        if (k_.copy_hidden) share(chunks, [&](long i) { k_.copy_hidden(tile, hidden, (int)i * some, to(i)); });
+        share(panels, [&](long i) { k_.contract(block, tile, 0, hidden, (int)i, (int)i + 1); });
         if (block.version == 2) share(chunks, [&](long i) { k_.leave(block, tile, (int)i * some, to(i)); });
-    }
-
-    // The hidden channels in the same order as a tile on its own has them, so that the sums are the same to the last bit.
-    void contract_in_turns(const Block &block, const Tile &tile, int panel) {
-        for (int from = 0; from < block.hidden_panels; from += HIDDEN_PANELS) {
-            Tile part = tile;
-            part.hidden = static_cast<char *>(tile.hidden) + (size_t)from * tile.rows * PANEL * k_.element;
-            k_.contract(block, part, from, std::min(from + HIDDEN_PANELS, block.hidden_panels), panel, panel + 1);
-        }
     }
 
     void merge(const Merge &merge) {

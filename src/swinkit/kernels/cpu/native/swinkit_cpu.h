@@ -16,7 +16,7 @@ extern "C" {
 typedef struct swk_net swk_net;
 
 enum { SWK_OK = 0, SWK_NO_MEMORY = 1, SWK_BAD_ARGUMENT = 2 };
-enum { SWK_FLOAT32 = 0, SWK_BFLOAT16 = 1 };
+enum { SWK_FLOAT32 = 0, SWK_BFLOAT16 = 1, SWK_INT8 = 2 };  // int8: linear layers; attention, patch embedding and classifier in bfloat16
 enum { SWK_BASELINE = 0, SWK_AVX2 = 1, SWK_AVX512 = 2, SWK_AVX512_BF16 = 3 };
 
 // A block's weights, with the names of model.py. `position` (K, N, N) holds the relative position bias; `scale` (K) what the scores are
@@ -50,7 +50,7 @@ SWK_API int swk_version(void);
 
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
 SWK_API const char *swk_isa_name(int isa);  // null for one that the library was built without
-SWK_API int swk_has_bfloat16(int isa);
+SWK_API int swk_has(int isa, int dtype);
 
 SWK_API swk_net *swk_new(int isa, int dtype);
 SWK_API int swk_embed(swk_net *, int in_chans, int patch_h, int patch_w, int channels, const float *weight, const float *bias,

@@ -5,10 +5,15 @@
 
 namespace {
 
-template <class T>
-constexpr swk::Kernels table_of = {
-    ROWS,           sizeof(T),   block_scratch<T>, gather,    enter<T>, attend<T>, project<T>,  between<T>,        expand<T>,
-    contract<T>,    leave,       rows_scratch<T>,  embed<T>,  merge<T>, features,  pool<T>,     classify<T>,       multiply_panel<T>,
-};
+using CopyAttended = decltype(swk::Kernels::copy_attended);
+using CopyHidden = decltype(swk::Kernels::copy_hidden);
+
+// T: of attention, patch embedding and classifier. Q: what the linear layers of blocks and merging take.
+template <class T, class Q = T>
+constexpr swk::Kernels table_of(CopyAttended copy_attended = nullptr, CopyHidden copy_hidden = nullptr) {
+    return {ROWS,        sizeof(T),  sizeof(Q),   block_scratch<T>, gather,   enter<Q>,    attend<T, Q>, copy_attended,   project<Q>, between<Q>,
+            expand<Q>,   copy_hidden, contract<Q>, leave,           rows_scratch<T>, embed<T>, merge<Q>,  features,        pool<T>,    classify<T>,
+            multiply_panel<Q>};
+}
 
 }  // namespace
