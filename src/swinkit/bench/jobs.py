@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,9 +31,18 @@ class Job:
     dtype: str
     batch_size: int
     threads: int
+    export: str = ""
+    """"module:function" that first writes a file into `graph`, in another process, for those that run a file."""
+    imports: tuple[str, ...] = ()
+    """Imported first, so that they do not count as the model's memory."""
     compile: bool = False
     shapes: list[list[int]] = field(default_factory=list)
     """(rows, in, out) of the model's linear layers."""
+
+    @property
+    def graph(self) -> Path:
+        """The folder of what `export` writes for this batch; the same in every dtype."""
+        return Path(self.images).with_name(f"{self.runtime}-{self.batch_size}")
 
 
 @dataclass(frozen=True)

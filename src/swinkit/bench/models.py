@@ -134,8 +134,9 @@ def _jobs(subject: Subject, plan: Plan) -> tuple[list[tuple[Runtime, Job]], dict
         except CheckpointError as error:
             left_out[runtime.peer or runtime.name] = str(error)
             continue
-        common: dict[str, Any] = {"images": str(subject.images), "threads": plan.threads, "compile": runtime.compiles}
-        jobs.append((runtime, Job(runtime.name, runtime.build, layout, str(path), dtype="", batch_size=0, **common)))
+        how: dict[str, Any] = {"threads": plan.threads, "compile": runtime.compiles, "export": runtime.export}
+        how |= {"images": str(subject.images), "imports": runtime.imports}
+        jobs.append((runtime, Job(runtime.name, runtime.build, layout, str(path), dtype="", batch_size=0, **how)))
     return jobs, left_out
 
 

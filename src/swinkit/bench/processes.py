@@ -66,8 +66,7 @@ class Worker:
         return f"Its process ended with {code}: {lines[-1]}"
 
     def close(self) -> None:
-        """End the process; it does not finish what it is at."""
-        # The whole group: a compiler that it started goes with it.
+        """End the process and those that it started; it does not finish what it is at."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL) if hasattr(os, "killpg") else self._process.kill()
         self._process.wait()

@@ -42,7 +42,8 @@ class Row:
     share: float | None = None
     """`gflops` as a fraction of the machine's rate of matrix products in this dtype."""
     peak_memory: int | None = None
-    """Largest resident memory of the whole process while it computed, in bytes (VmHWM on Linux): libraries, weights, activations."""
+    """Largest resident memory of the process while it computed, in bytes, beyond what it held before its model with the libraries imported:
+    weights, activations, and what the runtime keeps. VmHWM on Linux; elsewhere the building of the model counts too."""
 
 
 def row(runtime: str, dtype: str, batch_size: int, seconds: Sequence[float], gflop: float, **others: Any) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,9 @@ def _open(entry: Entry | None) -> None:
 
 def _start(entry: Entry, subject: Subject) -> None:
     """Build it, and let it go on only with the right outputs."""
+    job = entry.job
+    if job.export and not job.graph.exists():
+        Worker(replace(job, build=job.export)).close()
     _open(entry)
     file = subject.folder / "outputs.npz"
     entry.ask("outputs", str(file))

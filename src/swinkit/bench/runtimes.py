@@ -10,7 +10,10 @@ from swinkit.errors import ConfigError, UnknownNameError
 
 BUILDERS = "swinkit.bench.builders"
 PEER_BUILDERS = "swinkit.bench.peers"
+GRAPHS = "swinkit.bench.graphs"
 ONNX = ("onnxruntime", "onnx", "onnxscript")
+TRANSFORMERS = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("swin", "swinv2"))
+EITHER = ("timm", "native")
 INSTALL = "install it with: pip install 'swinkit[bench]'"
 
 
@@ -28,21 +31,25 @@ class Runtime:
     """Its name among the peers; "" for swinkit's own."""
     packages: tuple[str, ...] = ()
     """What must be installed."""
+    imports: tuple[str, ...] = ()
+    """Modules that it brings along whatever the model is, so that they do not count as the model's memory."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    export: str = ""
+    """"module:function" that writes the file it runs."""
     compiles: bool = False
     """Runs through torch.compile."""
 
 
 RUNTIMES: tuple[Runtime, ...] = (
-    Runtime("swinkit", f"{BUILDERS}:prepared"),
+    Runtime("swinkit", f"{BUILDERS}:prepared", imports=("swinkit.prepare",)),
     Runtime("swinkit plain", f"{BUILDERS}:plain"),
     Runtime("swinkit compiled", f"{BUILDERS}:plain", compiles=True),
-    Runtime("timm", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",)),
-    Runtime("timm compiled", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), compiles=True),
-    Runtime("torchvision", f"{PEER_BUILDERS}:torchvision", ("torchvision",), "torchvision", ("torchvision",)),
-    Runtime("transformers", f"{PEER_BUILDERS}:transformers", ("transformers",), "transformers", ("transformers",)),
-    Runtime("openvino", f"{PEER_BUILDERS}:openvino", ("timm", "native"), "openvino", ("openvino",)),
-    Runtime("onnxruntime", f"{PEER_BUILDERS}:onnxruntime", ("timm", "native"), "onnxruntime", ONNX, ("float32",)),
+    Runtime("timm", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), ("timm",)),
+    Runtime("timm compiled", f"{PEER_BUILDERS}:timm", ("timm",), "timm", ("timm",), ("timm",), compiles=True),
+    Runtime("torchvision", f"{PEER_BUILDERS}:torchvision", ("torchvision",), "torchvision", ("torchvision",), ("torchvision",)),
+    Runtime("transformers", f"{PEER_BUILDERS}:transformers", ("transformers",), "transformers", ("transformers",), TRANSFORMERS),
+    Runtime("openvino", f"{GRAPHS}:openvino", EITHER, "openvino", ("openvino",), ("openvino",), export=f"{GRAPHS}:to_openvino"),
+    Runtime("onnxruntime", f"{GRAPHS}:onnxruntime", EITHER, "onnxruntime", ONNX, ONNX[:1], ("float32",), f"{GRAPHS}:to_onnx"),
 )
 PEERS = tuple(dict.fromkeys(runtime.peer for runtime in RUNTIMES if runtime.peer))
 GEMM = Runtime("gemm", "swinkit.bench.gemm:build")

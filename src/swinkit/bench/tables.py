@@ -76,7 +76,7 @@ def remarks(speed: ModelSpeed) -> list[str]:
     allowed = ", ".join(f"{TOLERANCE[dtype]:.0e} in {dtype}" for dtype in dict.fromkeys(row.dtype for row in speed.rows))
     if allowed:
         lines.append(f"difference: of outputs from plain swinkit in float32, as a fraction of the largest; allowed: {allowed}")
-    lines.append("peak: resident memory of the whole process while it computes, libraries included")
+    lines.append("peak: resident memory while it computes, beyond what the process held with its libraries and without a model")
     return [*lines, "interrupted: what is here was measured before"] if speed.interrupted else lines
 
 

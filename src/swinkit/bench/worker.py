@@ -33,8 +33,8 @@ WARM_UP = 2
 class Station:
     """An engine and what can be asked of it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.says = engine, engine.says
+    def __init__(self, engine: Engine, before: int) -> None:
+        self.engine, self.says, self.before = engine, engine.says, before
 
     def outputs(self, path: str) -> None:
         """Compute once and write the outputs as .npz."""
@@ -47,9 +47,12 @@ class Station:
         return min(seconds)
 
     def time(self, repetitions: int) -> dict[str, Any]:
-        """Once without counting, because another process had the caches; then "seconds" of each repetition, and "peak" bytes so far."""
+        """Once without counting, because another process had the caches; then "seconds" of each repetition, and the "peak" so far.
+
+        The peak is in bytes, beyond what the process held before its model.
+        """
         self._once()
-        return {"seconds": [self._once() for _ in range(repetitions)], "peak": peak()}
+        return {"seconds": [self._once() for _ in range(repetitions)], "peak": max(0, peak() - self.before)}
 
     def _once(self) -> float:
         started = time.perf_counter()
@@ -82,9 +85,13 @@ def peak() -> int:
 def build(job: Job) -> Any:
     """What the job asks for, ready for commands."""
     torch.set_num_threads(job.threads)
+    for module in job.imports:
+        import_module(module)
+    reset_peak()
+    before = peak()
     module, _, function = job.build.partition(":")
     made = getattr(import_module(module), function)(job)
-    return Station(made) if isinstance(made, Engine) else made
+    return Station(made, before) if isinstance(made, Engine) else made
 
 
 def main() -> None:
