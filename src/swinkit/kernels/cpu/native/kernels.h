@@ -45,6 +45,22 @@ struct Tile {
 // Hidden panels of the MLP at a time, so that a tile's stay in the second cache. In int8 so many have one scale for each row.
 constexpr int HIDDEN_PANELS = 24;
 
+// Attention over a whole map, for training.
+struct Attention {
+    swk_attention job;
+    WindowShape shape;
+    Windows windows;
+    int panels;         // of one head
+    const float *bias;  // [heads][tokens][keys], times log2 e; padded keys hold -1e30
+};
+
+// What some windows add to the gradients that all of them share.
+struct AttentionGradients {
+    float *bias;   // [heads][tokens][keys]
+    float *pad;    // [3][heads][dim]
+    float *scale;  // [heads]
+};
+
 struct Kernels {
     size_t element;
     size_t factor;  // bytes of what a linear layer of a block takes
@@ -67,6 +83,10 @@ struct Kernels {
     void (*features)(const Head &, const Grid &, const float *map, long first, int rows, float *out, char *);
     void (*pool)(const Head &, const Grid &, const float *map, int image, void *operand, int images, float *out, char *);
     void (*classify)(const Head &, const void *operand, int images, int panel, float *out, char *);
+
+    size_t (*map_scratch)(const Attention &, bool backward);
+    void (*map_forward)(const Attention &, long window, int from, int to, char *);  // heads
+    void (*map_backward)(const Attention &, long window, int from, int to, const AttentionGradients &, char *);
 
     void (*multiply)(const void *operand, int rows, const void *weight, int depth, float *out);  // one panel, for measuring
 };
