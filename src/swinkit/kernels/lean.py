@@ -1,13 +1,15 @@
-"""Training in less memory: what LayerNorm and GELU give is not kept for the backward pass but computed again, to the same bits.
+"""Training in less memory and time: the linear layers, with what stands before them.
 
-Both are cheap next to the linear layer that takes their output and would keep it: of a block's activations, about 40 % need not be there.
+What LayerNorm and GELU give is not kept for the backward pass but computed again, to the same bits. Both are cheap next to the linear layer
+that takes their output and would keep it: of a block's activations, about 40 % need not be there.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,23 +17,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from swinkit.kernels.onednn import multiply
+from swinkit.kernels import products
+from swinkit.model import Mlp
 
 MADE = "_swinkit_made"
 """Attribute of an output that can be made again: the function, and the tensors that it takes."""
-REMAKE = {F.layer_norm, F.gelu}
 
 
-def lean(model: nn.Module) -> AbstractContextManager[Any]:
-    """A context for the forward pass of training. Gradients are those of the plain pass, bit for bit where the products are.
+@contextmanager
+def lean(model: nn.Module) -> Iterator[None]:
+    """A context for the forward pass of training `model`. Gradients are those of the plain pass, up to rounding.
 
     Does nothing where a stage is checkpointed, which keeps less still, and while compiling: torch.compile decides for itself what to keep.
     """
-    return nullcontext() if any(getattr(module, "grad_checkpointing", False) for module in model.modules()) else Lean()
+    if any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
+        yield
+        return
+    layers = [module for module in model.modules() if type(module) is Mlp]
+    try:
+        for layer in layers:
+            layer.forward = partial(_mlp, layer)  # type: ignore[method-assign]
+        with Lean():
+            yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
 
 
 class Lean(TorchFunctionMode):
-    """While entered, linear layers keep the input of a LayerNorm or a GELU instead of its output."""
+    """While entered, linear layers keep the input of a LayerNorm instead of its output."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
         """Every function of PyTorch on a tensor comes through here."""
@@ -39,8 +53,8 @@ class Lean(TorchFunctionMode):
         if func is F.linear and torch.is_grad_enabled() and not _compiling():
             return linear(*args, **kwargs)
         out = func(*args, **kwargs)
-        if func in REMAKE and not _compiling():
-            setattr(out, MADE, _remake(func, args, kwargs))
+        if func is F.layer_norm and not _compiling():
+            setattr(out, MADE, _recipe(*args, **kwargs))
         return out
 
 
@@ -48,53 +62,55 @@ def _compiling() -> bool:
     return "torch._dynamo" in sys.modules and torch.compiler.is_compiling()
 
 
-def _remake(func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """A function of the tensors among the arguments, and these."""
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+def _recipe(
+    input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Callable[..., Tensor], list[Tensor]]:
+    """How to make a LayerNorm's output again."""
 
-    def again(*given: Tensor) -> Tensor:
-        found = iter(given)
-        positional = [next(found) if isinstance(value, Tensor) else value for value in args]
-        return func(*positional, **{name: next(found) if isinstance(value, Tensor) else value for name, value in kwargs.items()})
+    def again(x: Tensor, *affine: Tensor) -> Tensor:
+        return F.layer_norm(x, normalized_shape, *affine, eps=eps)
 
-    return again, tensors
+    return again, [tensor for tensor in (input, weight, bias) if tensor is not None]
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` that keeps for its backward pass how the input was made, where that is known. Takes part in autocast."""
-    again, sources = getattr(input, MADE, (None, [input]))
+def _mlp(layer: Mlp, x: Tensor) -> Tensor:
+    """`Mlp.forward`, with GELU as a part of the second linear layer."""
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in (layer.fc2, layer.drop))
+    if (layer.training and layer.drop.p > 0) or hooked or _compiling() or not torch.is_grad_enabled():
+        return Mlp.forward(layer, x)
+    return layer.drop(linear(layer.fc1(x), layer.fc2.weight, layer.fc2.bias, gelu=True))  # type: ignore[no-any-return]
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+    """`F.linear` of the input or its GELU, which keeps how the input was made where that is known. Takes part in autocast."""
+    again, sources = getattr(input, MADE, (None, ()))
     device = input.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
-    if not weight.requires_grad:
-        again, sources = None, []
-    return _Linear.apply(input, weight, bias, dtype, again, *(source.detach() for source in sources))  # type: ignore[no-any-return,no-untyped-call]
+    return _Linear.apply(input, weight, bias, dtype, gelu, again, *(source.detach() for source in sources))  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, again: Callable[..., Tensor] | None, *sources: Tensor
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool, again: Any, *sources: Tensor
     ) -> Tensor:
         device = input.device.type
-        ctx.dtype, ctx.again, ctx.autocast = dtype, again, torch.is_autocast_enabled(device)
+        ctx.dtype, ctx.gelu, ctx.again, ctx.like, ctx.autocast = dtype, gelu, again, input.dtype, torch.is_autocast_enabled(device)
+        if not (weight.requires_grad or gelu):
+            sources = ()
+        elif again is None:
+            sources = (input.detach() if gelu else input.detach().to(dtype),)
+        ctx.save_for_backward(weight, *sources)
         with torch.autocast(device, enabled=False):
-            narrow = input.to(dtype)
-            ctx.save_for_backward(weight, *(sources if again else [narrow for _ in sources]))
-            return multiply(narrow, weight.to(dtype), None if bias is None else bias.to(dtype))
+            return products.forward(input, weight, bias, dtype, gelu)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         weight, *sources = ctx.saved_tensors
-        device, (with_input, with_weight, with_bias) = grad.device.type, ctx.needs_input_grad[:3]
-        rows = grad.to(ctx.dtype).flatten(0, -2)
-        grads: list[Tensor | None] = [None, None, None]
-        if with_input:
-            grads[0] = multiply(rows, weight.to(ctx.dtype).t()).view(*grad.shape[:-1], -1)
-        if with_weight:
-            with torch.autocast(device, ctx.dtype, enabled=ctx.autocast):
-                input = ctx.again(*sources) if ctx.again else sources[0]
-            grads[1] = multiply(rows.t(), input.to(ctx.dtype).flatten(0, -2).t()).to(weight.dtype)
-        if with_bias:
-            grads[2] = rows.sum(0, dtype=torch.float32).to(weight.dtype)
-        return *grads, None, None, *[None] * len(sources)
+        input = sources[0] if sources else None
+        if ctx.again is not None and sources:
+            with torch.autocast(grad.device.type, ctx.dtype, enabled=ctx.autocast):
+                input = ctx.again(*sources)
+        grads = products.backward(grad, input, weight, ctx.dtype, ctx.gelu, tuple(ctx.needs_input_grad[:3]), ctx.like)
+        return *grads, *[None] * (len(ctx.needs_input_grad) - 3)

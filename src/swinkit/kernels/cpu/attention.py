@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from swinkit.config import Size
-from swinkit.errors import SwinkitError
 from swinkit.kernels.cpu import library
+from swinkit.kernels.cpu.calls import DTYPES, has, openmp, run
 from swinkit.kernels.forked import keep_one_thread_after_a_fork
 
 SIZES = "int[] window, int[] shift, bool cosine"
 """How the schemas below end; shift per axis, cosine for V2."""
 NAME, BACKWARD = "swinkit::cpu_window_attention", "swinkit::cpu_window_attention_backward"
-_DTYPES = {torch.float32: library.FLOAT32, torch.bfloat16: library.BFLOAT16}
 
 torch.library.define(NAME, f"(Tensor qkv, Tensor bias, Tensor pad, Tensor scale, {SIZES}) -> (Tensor, Tensor)")
 torch.library.define(
@@ -46,7 +42,7 @@ def attend(
     heads = qkv.shape[4]
     factors = scale.float().reshape(heads) if isinstance(scale, Tensor) else torch.full((heads,), scale)
     padding = torch.as_tensor(pad, dtype=torch.float32).expand(qkv.shape[3:])
-    narrow = qkv if _has(qkv.dtype) else qkv.float()
+    narrow = qkv if has(qkv.dtype) else qkv.float()
     inputs = (narrow.contiguous(), bias.float().contiguous(), padding.contiguous(), factors.contiguous())
     return torch.ops.swinkit.cpu_window_attention(*inputs, list(window), list(shift), cosine)[0].to(qkv.dtype)  # type: ignore[no-any-return]
 
@@ -55,27 +51,11 @@ def why_not(qkv: Tensor, dropout_p: float) -> str | None:
     """Why `attend` does not take this, in a sentence; None if it does."""
     if qkv.device.type != "cpu":
         return f"the C++ window attention runs on a CPU, not on {qkv.device.type}"
-    if qkv.dtype not in _DTYPES:
+    if qkv.dtype not in DTYPES:
         return f"the C++ window attention computes in float32 and bfloat16, not in {qkv.dtype}"
     if dropout_p > 0:
         return "the C++ window attention has no dropout"
     return library.obstacle()
-
-
-def _has(dtype: torch.dtype) -> bool:
-    return library.has(library.chosen_isa(), _DTYPES[dtype])
-
-
-@cache
-def _openmp() -> int | None:
-    """The address of the function by which PyTorch's own threads can be used; None where its OpenMP has no such function."""
-    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
-        path = Path(torch.__file__).parent / "lib" / name
-        try:
-            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value
-        except (OSError, AttributeError):
-            continue
-    return None
 
 
 def _job(qkv: Tensor, tensors: dict[str, Tensor], window: Size, shift: Size, cosine: bool) -> library.Attention:
@@ -84,16 +64,8 @@ def _job(qkv: Tensor, tensors: dict[str, Tensor], window: Size, shift: Size, cos
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     return library.Attention(
         batch, height, width, heads, dim, *window, *shift, cosine, qkv=qkv.data_ptr(), **pointers,
-        threads=torch.get_num_threads(), parallel=_openmp(),
+        threads=torch.get_num_threads(), parallel=openmp(),
     )  # fmt: skip
-
-
-def _run(function: Any, qkv: Tensor, job: library.Attention) -> None:
-    code = function(library.isa_number(library.chosen_isa()), _DTYPES[qkv.dtype], ctypes.byref(job))
-    if code == library.NO_MEMORY:
-        raise SwinkitError("Not enough memory for window attention; take a smaller batch.")
-    if code != library.OK:
-        raise SwinkitError(f"Window attention cannot be computed for qkv {tuple(qkv.shape)} in {qkv.dtype}.")
 
 
 def _outputs(qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +79,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     out, lse = _outputs(qkv)
     job = _job(qkv, {"bias": bias, "pad": pad, "scale": scale, "out": out, "lse": lse}, window, shift, cosine)
-    _run(library.load().swk_attention_forward, qkv, job)
+    run(library.load().swk_attention_forward, qkv.dtype, job)
     return out, lse
 
 
@@ -123,7 +95,7 @@ def _backward(
     given = {"bias": bias, "pad": pad, "scale": scale, "out": out, "lse": lse, "out_grad": grad}
     grads = tuple(torch.empty_like(tensor) for tensor in (qkv, bias, pad, scale))
     made = dict(zip(("qkv_grad", "bias_grad", "pad_grad", "scale_grad"), grads, strict=True))
-    _run(library.load().swk_attention_backward, qkv, _job(qkv, {**given, **made}, window, shift, cosine))
+    run(library.load().swk_attention_backward, qkv.dtype, _job(qkv, {**given, **made}, window, shift, cosine))
     return grads  # type: ignore[return-value]
 
 

@@ -59,6 +59,21 @@ class Attention(Structure):
     )
 
 
+class Linear(Structure):
+    """swk_linear."""
+
+    _fields_ = (
+        ("rows", c_long),
+        *((name, c_int) for name in ("inputs", "outputs", "gelu", "x_wide")),
+        *((name, c_void_p) for name in ("x", "weight", "bias", "y")),
+        ("y_grad_wide", c_int),
+        ("x_grad_wide", c_int),
+        *((name, c_void_p) for name in ("y_grad", "x_grad", "weight_grad", "bias_grad")),
+        ("threads", c_int),
+        ("parallel", c_void_p),
+    )
+
+
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_version": (c_int, ()),
     "swk_isa": (c_int, ()),
@@ -74,6 +89,8 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_run": (c_int, (c_void_p, POINTER(Job))),
     "swk_attention_forward": (c_int, (c_int, c_int, POINTER(Attention))),
     "swk_attention_backward": (c_int, (c_int, c_int, POINTER(Attention))),
+    "swk_linear_forward": (c_int, (c_int, c_int, POINTER(Linear))),
+    "swk_linear_backward": (c_int, (c_int, c_int, POINTER(Linear))),
     "swk_gemm_rate": (c_double, (*(c_int,) * 5, c_double, c_int)),
 }
 

@@ -36,19 +36,19 @@ template <int R> INLINE void multiply_transposed(Vec (&sum)[R][COLS], const bf16
 }
 #endif
 
-template <class T, int R> __attribute__((noinline)) void transposed_tile(const T *a, const T *b, int depth, float *out) {
+template <class T, int R> __attribute__((noinline)) void transposed_tile(const T *a, const T *b, int depth, float *out, long stride, bool fresh) {
     Vec sum[R][COLS];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < COLS; v++) sum[r][v] = load(out + r * PANEL + v * LANES);
+        for (int v = 0; v < COLS; v++) sum[r][v] = fresh ? set1(0.f) : load(out + r * stride + v * LANES);
     multiply_transposed(sum, a, b, depth);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; r++) put(out + r * PANEL, sum[r]);
+    for (int r = 0; r < R; r++) put(out + r * stride, sum[r]);
 }
 
 template <class T, int... R> struct TransposedTable {
-    static constexpr void (*by_rows[])(const T *, const T *, int, float *) = {nullptr, transposed_tile<T, R>...};
+    static constexpr void (*by_rows[])(const T *, const T *, int, float *, long, bool) = {nullptr, transposed_tile<T, R>...};
 };
 #if defined(__AVX512F__)
 template <class T> using Transposed = TransposedTable<T, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
@@ -56,14 +56,15 @@ template <class T> using Transposed = TransposedTable<T, 1, 2, 3, 4, 5, 6, 7, 8,
 template <class T> using Transposed = TransposedTable<T, 1, 2, 3, 4, 5, 6>;
 #endif
 
-// out [rows][32] += a^T b for the first `rows` columns of a panel a [depth][32] and a panel b [depth][32]; bfloat16 takes both as pairs.
-template <class T> INLINE void add_transposed(const T *a, int rows, const T *b, int depth, float *out) {
+// out += a^T b for the first `rows` columns of a panel a [depth][32] and a panel b [depth][32]; bfloat16 takes both as pairs. Rows of `out` lie
+// `stride` apart; what it held before does not count where it is `fresh`.
+template <class T> INLINE void add_transposed(const T *a, int rows, const T *b, int depth, float *out, long stride = PANEL, bool fresh = false) {
     constexpr int WORD = sizeof(float) / sizeof(T);
     const int tiles = (rows + ROWS - 1) / ROWS;
     for (int column = 0; column < PANEL; column += COLS * LANES)
         for (int t = 0, row = 0; t < tiles; t++) {
             const int count = rows / tiles + (t < rows % tiles);
-            Transposed<T>::by_rows[count](a + row * WORD, b + column * WORD, depth, out + (long)row * PANEL + column);
+            Transposed<T>::by_rows[count](a + row * WORD, b + column * WORD, depth, out + row * stride + column, stride, fresh);
             row += count;
         }
 }

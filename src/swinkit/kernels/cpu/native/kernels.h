@@ -61,6 +61,15 @@ struct AttentionGradients {
     float *scale;  // [heads]
 };
 
+using LinearJob = swk_linear;
+
+// Some rows of a linear layer on their way back, packed: `room` rows from one panel to the next.
+struct Chunk {
+    long first, room;
+    int rows;
+    void *grad, *grad_pairs, *x_pairs;
+};
+
 struct Kernels {
     size_t element;
     size_t factor;  // bytes of what a linear layer of a block takes
@@ -87,6 +96,14 @@ struct Kernels {
     size_t (*map_scratch)(const Attention &, bool backward);
     void (*map_forward)(const Attention &, long window, int from, int to, char *);  // heads
     void (*map_backward)(const Attention &, long window, int from, int to, const AttentionGradients &, char *);
+
+    size_t (*linear_scratch)(const LinearJob &, int rows);
+    void (*pack_outputs)(const LinearJob &, int panel, void *out, char *);
+    void (*pack_inputs)(const LinearJob &, int panel, void *out, char *);
+    void (*linear_rows)(const LinearJob &, long first, int rows, const void *packed, const float *bias, char *);
+    void (*linear_pack)(const LinearJob &, const Chunk &, int from, int to, char *);                                // rows
+    void (*linear_input_grad)(const LinearJob &, const Chunk &, int from, int to, const void *packed, char *);      // rows
+    void (*linear_weight_grad)(const LinearJob &, const Chunk &, int panel);
 
     void (*multiply)(const void *operand, int rows, const void *weight, int depth, float *out);  // one panel, for measuring
 };

@@ -1,9 +1,8 @@
 // Attention over a whole map: the C interface, and how threads share the windows.
-#include <atomic>
-#include <vector>
+#include <cstring>
 
 #include "kernels.h"
-#include "team.h"
+#include "share.h"
 
 namespace swk {
 namespace {
@@ -15,49 +14,34 @@ constexpr size_t LARGEST_PARTS = 16u << 20;   // and floats of their gradients o
 
 int rounded_up(int count, int to) { return (count + to - 1) / to * to; }
 
-Attention prepared(const swk_attention &job, Buffer &bias) {
-    const int tokens = job.window_h * job.window_w, keys = rounded_up(tokens, PANEL);
+size_t bias_size(const swk_attention &job) {
+    const int tokens = job.window_h * job.window_w;
+    return (size_t)job.heads * tokens * rounded_up(tokens, PANEL);
+}
+
+Attention prepared(const swk_attention &job) {
+    const int tokens = job.window_h * job.window_w;
     const int down = (job.height + job.window_h - 1) / job.window_h, across = (job.width + job.window_w - 1) / job.window_w;
-    bias = Buffer(sizeof(float) * job.heads * tokens * keys, true);
-    for (long row = 0; row < (long)job.heads * tokens; row++) {
-        float *to = bias.as<float>() + row * keys;
-        for (int t = 0; t < keys; t++) to[t] = t < tokens ? job.bias[row * tokens + t] * LOG2_E : NEVER;
-    }
     const Windows windows{{job.batch, job.height, job.width, 0}, across, down, job.shift_h, job.shift_w, (long)job.batch * down * across};
-    return {job, {job.window_h, job.window_w, tokens, keys}, windows, panels_of(job.dim), bias.as<float>()};
+    return {job, {job.window_h, job.window_w, tokens, rounded_up(tokens, PANEL)}, windows, panels_of(job.dim), nullptr};
 }
 
-// Calls work(task, scratch) for each task, whichever thread comes first.
-template <class Work> struct Shared {
-    const Work &work;
-    long tasks;
-    char *scratch;
-    size_t each;  // bytes of scratch for a thread
-    std::atomic<long> next{0};
-    std::atomic<int> thread{0};
-
-    void go() {
-        char *const own = scratch + each * thread.fetch_add(1, std::memory_order_relaxed);
-        for (long i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(i, own);
-    }
-};
-
-template <class Work> void share(const swk_attention &job, long tasks, size_t scratch, const Work &work) {
-    const int threads = (int)(job.threads < tasks ? job.threads : tasks);
-    const size_t each = (scratch + 4095) / 4096 * 4096 + 2 * ALIGNMENT;
-    Buffer memory(each * threads, true);
-    Shared<Work> shared{work, tasks, memory.as<char>(), each};
-    if (threads == 1) shared.go();
-    else if (job.parallel) job.parallel([](void *it) { static_cast<Shared<Work> *>(it)->go(); }, &shared, (unsigned)threads, 0);
-    else run_together(threads, [](void *it, int, int) { static_cast<Shared<Work> *>(it)->go(); }, &shared);
-    open_and_fence(memory.as<char>(), memory.bytes(), 0);
+void pack_bias(Attention &a, float *to) {
+    a.bias = to;
+    for (long row = 0; row < (long)a.job.heads * a.shape.tokens; row++, to += a.shape.keys)
+        for (int t = 0; t < a.shape.keys; t++) to[t] = t < a.shape.tokens ? a.job.bias[row * a.shape.tokens + t] * LOG2_E : NEVER;
 }
+
+Crew crew_of(const swk_attention &job) { return {job.threads, job.parallel}; }
 
 void forward(const Kernels &kernels, const swk_attention &job) {
-    Buffer bias;
-    const Attention a = prepared(job, bias);
+    Attention a = prepared(job);
+    const Crew crew = crew_of(job);
+    float *bias = nullptr;
+    const Workspace space(crew.threads, kernels.map_scratch(a, false), [&](Arena &arena) { bias = arena.take<float>(bias_size(job)); });
+    pack_bias(a, bias);
     const int groups = a.windows.count < 8L * job.threads ? job.heads : 1, each = job.heads / groups;
-    share(job, a.windows.count * groups, kernels.map_scratch(a, false), [&](long i, char *scratch) {
+    share(crew, a.windows.count * groups, space, [&](long i, char *scratch) {
         const int head = (int)(i % groups) * each;
         kernels.map_forward(a, i / groups, head, head + each, scratch);
     });
@@ -70,26 +54,25 @@ struct Parts {
         count = a.windows.count < most ? a.windows.count : most;
         groups = count < MOST_PARTS / 2 ? heads : 1;
         size = bias_size + pad_size + heads;
-        memory = Buffer(sizeof(float) * size * count);
     }
     AttentionGradients of(long part, bool scale) const {
-        float *at = memory.as<float>() + part * size;
+        float *at = memory + part * size;
         return {at, at + bias_size, scale ? at + bias_size + pad_size : nullptr};
     }
     float sum(long at) const {
         float total = 0;
-        for (long part = 0; part < count; part++) total += memory.as<float>()[part * size + at];
+        for (long part = 0; part < count; part++) total += memory[part * size + at];
         return total;
     }
     int heads, groups;
     long bias_size, pad_size, count, size;
-    Buffer memory;
+    float *memory = nullptr;
 };
 
-void add_up(const Attention &a, const Parts &parts) {
+void add_up(const Attention &a, const Parts &parts, const Workspace &space) {
     const swk_attention &job = a.job;
     const int tokens = a.shape.tokens, keys = a.shape.keys;
-    share(job, (long)job.heads * tokens, 0, [&](long row, char *) {
+    share(crew_of(job), (long)job.heads * tokens, space, [&](long row, char *) {
         for (int t = 0; t < tokens; t++) job.bias_grad[row * tokens + t] = parts.sum(row * keys + t);
     });
     for (long i = 0; i < parts.pad_size; i++) job.pad_grad[i] = parts.sum(parts.bias_size + i);
@@ -97,17 +80,24 @@ void add_up(const Attention &a, const Parts &parts) {
 }
 
 void backward(const Kernels &kernels, const swk_attention &job) {
-    Buffer bias;
-    const Attention a = prepared(job, bias);
-    const Parts parts(a);
+    Attention a = prepared(job);
+    Parts parts(a);
+    const Crew crew = crew_of(job);
+    float *bias = nullptr;
+    const Workspace space(crew.threads, kernels.map_scratch(a, true), [&](Arena &arena) {
+        bias = arena.take<float>(bias_size(job));
+        parts.memory = arena.take<float>(parts.size * parts.count);
+    });
+    pack_bias(a, bias);
+    std::memset(parts.memory, 0, sizeof(float) * parts.size * parts.count);
     const int groups = parts.groups, each = job.heads / groups;
-    share(job, parts.count * groups, kernels.map_scratch(a, true), [&](long i, char *scratch) {
+    share(crew, parts.count * groups, space, [&](long i, char *scratch) {
         const long part = i / groups, first = a.windows.count * part / parts.count, last = a.windows.count * (part + 1) / parts.count;
         const int head = (int)(i % groups) * each;
         const AttentionGradients grads = parts.of(part, job.scale_grad);
         for (long window = first; window < last; window++) kernels.map_backward(a, window, head, head + each, grads, scratch);
     });
-    add_up(a, parts);
+    add_up(a, parts, space);
 }
 
 int attend(int isa, int dtype, const swk_attention &job, void (*work)(const Kernels &, const swk_attention &)) {

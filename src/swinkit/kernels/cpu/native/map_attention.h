@@ -3,8 +3,8 @@
 // Padding is never a query: nobody reads its result. As a key it takes part, and its gradients go to `pad`. The forward pass keeps the
 // logarithm of each softmax's sum, from which the backward pass computes the weights again.
 #pragma once
-#include "attention.h"
 #include "columns.h"
+#include "rows.h"
 
 namespace {
 
@@ -106,26 +106,30 @@ template <class T> void find_window(const Attention &a, long index, MapScratch<T
 INLINE long offset_of(const Attention &a, long token, int part, int head) { return ((token * 3 + part) * a.job.heads + head) * a.job.dim; }
 INLINE const float *padding_of(const Attention &a, int part, int head) { return a.job.pad + ((long)part * a.job.heads + head) * a.job.dim; }
 
-// D channels as floats, zeros up to whole panels.
-template <class T> INLINE void widen(const T *from, int dim, int panels, float *to) {
-    int d = 0;
-    for (; d + LANES <= dim; d += LANES) store(to + d, load(from + d));
-    for (; d < dim; d++) to[d] = to_float(from[d]);
-    for (; d < panels * PANEL; d++) to[d] = 0;
+// Asks for a head's channels of a token in advance. Each is a line or two, too short a run for the hardware to notice.
+template <class T> INLINE void fetch(const T *from, int dim, bool to_write) {
+    for (int d = 0; d < dim; d += LINE / (int)sizeof(T)) {
+        if (to_write) __builtin_prefetch(from + d, 1, 2);
+        else __builtin_prefetch(from + d, 0, 2);
+    }
 }
 
-// And back, into [panels] rows that lie `panel` apart.
+template <class T> INLINE void fetch_head(const Attention &a, int head, bool backward, const MapScratch<T> &s) {
+    for (int r = 0; r < s.rows; r++) {
+        const long token = s.token[s.place[r]], out = (token * a.job.heads + head) * a.job.dim;
+        for (int part = 0; part < 3; part++) {
+            const long at = offset_of(a, token, part, head);
+            fetch((const T *)a.job.qkv + at, a.job.dim, false);
+            if (backward) fetch((const T *)a.job.qkv_grad + at, a.job.dim, true);
+        }
+        fetch((const T *)a.job.out + out, a.job.dim, !backward);
+        if (backward) fetch((const T *)a.job.out_grad + out, a.job.dim, false);
+    }
+}
+
+// A row of floats into [panels] rows of T that lie `panel` apart.
 template <class T> INLINE void spread(const float *from, int panels, T *to, long panel) {
     for (int p = 0; p < panels; p++) put(to + p * panel, from + p * PANEL);
-}
-
-// D channels to the map.
-template <class T> INLINE void narrow(const float *from, int dim, T *to) {
-    for (; dim >= PANEL; dim -= PANEL, from += PANEL, to += PANEL) put(to, from);
-    if (dim <= 0) return;
-    T row[PANEL];
-    put(row, from);
-    __builtin_memcpy(to, row, dim * sizeof(T));
 }
 
 // The same direction with length 1; returns what the vector was multiplied by.
@@ -195,9 +199,6 @@ template <class T> INLINE RowTables tables_of(const Attention &a, int head, int 
     return {bias, a.shape.keys, whole ? nullptr : s.place + row, s.masks, s.seam ? s.side + token : nullptr};
 }
 
-// Depth that a product over the places of a window takes: even for pairs, and then the last place is zeros.
-template <class T> INLINE int even(int count) { return sizeof(T) == sizeof(float) ? count : (count + 1) / 2 * 2; }
-
 template <class T> void attend_on_map(const Attention &a, int head, MapScratch<T> &s) {
     take_head(a, head, s);
     as_columns(a, s.k, s.keys, s);
@@ -228,7 +229,11 @@ template <class T> void map_forward(const Attention &a, long window, int from, i
     swk::Arena arena{scratch};
     MapScratch<T> s = lay_out_map<T>(arena, a, false);
     find_window(a, window, s);
-    for (int head = from; head < to; head++) attend_on_map(a, head, s);
+    fetch_head(a, from, false, s);
+    for (int head = from; head < to; head++) {
+        if (head + 1 < to) fetch_head(a, head + 1, false, s);
+        attend_on_map(a, head, s);
+    }
 }
 
 }  // namespace

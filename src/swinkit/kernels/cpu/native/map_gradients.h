@@ -140,7 +140,11 @@ void map_backward(const Attention &a, long window, int from, int to, const Atten
     swk::Arena arena{scratch};
     MapScratch<T> s = lay_out_map<T>(arena, a, true);
     find_window(a, window, s);
-    for (int head = from; head < to; head++) attend_backward(a, head, grads, s);
+    fetch_head(a, from, true, s);
+    for (int head = from; head < to; head++) {
+        if (head + 1 < to) fetch_head(a, head + 1, true, s);
+        attend_backward(a, head, grads, s);
+    }
 }
 
 }  // namespace

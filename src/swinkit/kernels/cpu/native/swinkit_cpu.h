@@ -65,6 +65,25 @@ typedef struct {
     void (*parallel)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
 } swk_attention;
 
+// A linear layer, y = x W^T + b, on rows of a batch, and its gradients; all contiguous. x, y and their gradients are of the given dtype unless
+// said to be wide, which is float32; all else is float32.
+typedef struct {
+    long rows;
+    int inputs, outputs;
+    int gelu;             // x goes through GELU first; x_grad is that of x itself
+    int x_wide;           // not with gelu
+    const void *x;        // (rows, inputs)
+    const float *weight;  // (outputs, inputs)
+    const float *bias;    // (outputs), or null
+    void *y;              // (rows, outputs)
+    int y_grad_wide, x_grad_wide;
+    const void *y_grad;
+    void *x_grad;         // the gradients that are wanted; the others null
+    float *weight_grad, *bias_grad;
+    int threads;
+    void (*parallel)(void (*work)(void *), void *context, unsigned threads, unsigned flags);  // as above
+} swk_linear;
+
 // Changes with this file, so that Python does not call a library of another.
 #define SWK_VERSION 3
 SWK_API int swk_version(void);
@@ -87,6 +106,8 @@ SWK_API int swk_run(const swk_net *, const swk_job *);
 
 SWK_API int swk_attention_forward(int isa, int dtype, const swk_attention *);
 SWK_API int swk_attention_backward(int isa, int dtype, const swk_attention *);
+SWK_API int swk_linear_forward(int isa, int dtype, const swk_linear *);
+SWK_API int swk_linear_backward(int isa, int dtype, const swk_linear *);
 
 // GFLOP/s of the matrix kernel alone on (rows, depth) x (depth, columns), weights in cache: the bound for everything else.
 SWK_API double swk_gemm_rate(int isa, int dtype, int rows, int depth, int columns, double seconds, int threads);
