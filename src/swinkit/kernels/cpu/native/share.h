@@ -15,20 +15,6 @@ struct Crew {
     Parallel parallel;  // or null
 };
 
-// work(task, scratch) for each task, whichever thread comes first; each thread has its own part of the workspace.
-template <class Work> struct Shared {
-    const Work &work;
-    long tasks;
-    const Workspace &space;
-    std::atomic<long> next{0};
-    std::atomic<int> thread{0};
-
-    void go() {
-        char *const own = space.of(thread.fetch_add(1, std::memory_order_relaxed));
-        for (long i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(i, own);
-    }
-};
-
 // The memory of one call: pieces for all threads, then some for each of them, which start on pages of their own.
 class Workspace {
   public:
@@ -52,6 +38,20 @@ class Workspace {
     size_t each_;
     Buffer buffer_;
     char *own_;
+};
+
+// work(task, scratch) for each task, whichever thread comes first; each thread has its own part of the workspace.
+template <class Work> struct Shared {
+    const Work &work;
+    long tasks;
+    const Workspace &space;
+    std::atomic<long> next{0};
+    std::atomic<int> thread{0};
+
+    void go() {
+        char *const own = space.of(thread.fetch_add(1, std::memory_order_relaxed));
+        for (long i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(i, own);
+    }
 };
 
 template <class Work> void share(const Crew &crew, long tasks, const Workspace &space, const Work &work) {
