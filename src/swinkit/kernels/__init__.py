@@ -23,9 +23,7 @@ class Kernel:
 def choose(device: str = "cpu") -> Kernel:
     """The window attention that a model built now will use on a kind of device: one function, which looks at each call's tensors."""
     reason = _missing(device)
-    if reason is None:
-        return Kernel("fused", attend, FUSED[device])
-    return Kernel("definition", attend, f"plain PyTorch operations; {reason}")
+    return Kernel("definition", attend, f"plain PyTorch operations: {reason}") if reason else Kernel("fused", attend, FUSED[device])
 
 
 FUSED = {"cpu": "one pass over the map in C++, forward and backward, without copies or scores in memory"}
@@ -48,14 +46,16 @@ def attend(qkv: Tensor, bias: Tensor, **options: Any) -> Tensor:
 
 def _missing(device: str) -> str | None:
     if device != "cpu":
-        return f"no faster one for {device} devices"
-    from swinkit.kernels.cpu import library
+        return f"there is no faster one for {device} devices"
+    from swinkit.kernels.cpu import attention  # here also so that torch.compile meets it imported
 
-    return library.obstacle()
+    return attention.OBSTACLE
 
 
 def _eager_enough(qkv: Tensor) -> bool:
     """Whether an operation outside of PyTorch may take part: not where graphs are made for other machines, nor under torch.func."""
-    if torch._C._get_tracing_state() is not None or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_exporting() or qkv.numel() == 0:
         return False
-    return not torch.compiler.is_exporting() and qkv.numel() > 0
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._get_tracing_state() is None and torch._C._functorch.peek_interpreter_stack() is None

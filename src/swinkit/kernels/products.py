@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PANEL = 32
+"""Channels that a matrix kernel takes at a time."""
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool) -> Tensor:
     """x (..., I), weight (O, I), bias (O,) -> (..., O): F.linear of x or gelu(x), computed in `dtype`."""
-    if _native(x, weight, dtype, gelu):
+    if native(x, weight, dtype, gelu):
         from swinkit.kernels.cpu import linear
 
         return linear.forward(x.contiguous(), weight, bias, dtype, gelu)
@@ -23,7 +25,7 @@ def backward(
     grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, ...], like: torch.dtype
 ) -> Grads:
     """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; x may be missing where only its own is."""
-    if _native(grad, weight, dtype, False):
+    if native(grad, weight, dtype, False):
         from swinkit.kernels.cpu import linear
 
         given = None if x is None else x.contiguous()
@@ -49,9 +51,11 @@ def _plain_backward(
     return x_grad, weight_grad, bias_grad
 
 
-def _native(x: Tensor, weight: Tensor, dtype: torch.dtype, gelu: bool) -> bool:
-    """Whether the C++ library takes these."""
+def native(x: Tensor, weight: Tensor, dtype: torch.dtype, gelu: bool) -> bool:
+    """Whether the C++ library takes these. It takes others too, but is faster only in whole panels of channels."""
     if x.device.type != "cpu" or weight.dtype != torch.float32 or not weight.is_contiguous() or x.numel() == 0:
+        return False
+    if any(side % PANEL for side in weight.shape):
         return False
     if x.dtype not in (dtype, torch.float32) or (gelu and x.dtype != dtype):
         return False

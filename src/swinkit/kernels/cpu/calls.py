@@ -15,7 +15,6 @@ from swinkit.kernels.cpu import library
 DTYPES = {torch.float32: library.FLOAT32, torch.bfloat16: library.BFLOAT16}
 
 
-@cache
 def has(dtype: torch.dtype) -> bool:
     """Whether the library trains in this dtype on this machine."""
     return dtype in DTYPES and library.obstacle() is None and library.has(library.chosen_isa(), DTYPES[dtype])

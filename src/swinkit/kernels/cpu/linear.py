@@ -22,13 +22,18 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, 
 def backward(
     grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, bool, bool], like: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x (in the dtype `like`), weight and bias, those that are wanted. grad (..., O) in `dtype` or float32, x as it went in."""
+    """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; grad (..., O) in `dtype` or float32."""
     given = grad if x is None else x  # without a gradient of the weight, x is not looked at
     x_grad = grad.new_empty(*grad.shape[:-1], weight.shape[1], dtype=like) if wanted[0] else None
     weight_grad = torch.empty_like(weight) if wanted[1] else None
     bias_grad = weight.new_empty(len(weight)) if wanted[2] else None
     job = _job(given, weight, dtype, gelu)
-    job.rows, job.y_grad, job.y_grad_wide, job.x_grad_wide = grad.numel() // len(weight), grad.data_ptr(), grad.dtype != dtype, like != dtype
+    job.rows, job.y_grad, job.y_grad_wide, job.x_grad_wide = (
+        grad.numel() // len(weight),
+        grad.data_ptr(),
+        grad.dtype != dtype,
+        like != dtype,
+    )
     job.x_grad, job.weight_grad, job.bias_grad = _pointer(x_grad), _pointer(weight_grad), _pointer(bias_grad)
     run(library.load().swk_linear_backward, dtype, job)
     return x_grad, weight_grad, bias_grad

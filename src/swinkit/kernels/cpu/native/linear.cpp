@@ -27,8 +27,8 @@ void pack(const Crew &crew, const swk_linear &job, Pack kernel, int channels, ch
 
 void forward(const Kernels &kernels, const swk_linear &job) {
     const Crew crew = crew_of(job);
-    // Few rows are shared out evenly.
-    const long each = ceil_div(job.rows, crew.threads), tile = each < TILE ? each : TILE;
+    // Tiles of one size, as many for each thread.
+    const long tiles = ceil_div(ceil_div(job.rows, TILE), crew.threads) * crew.threads, tile = ceil_div(job.rows, tiles);
     const size_t panel = panel_bytes(kernels, job.inputs), columns = (size_t)panels_of(job.outputs) * PANEL;
     char *packed = nullptr;
     float *bias = nullptr;
