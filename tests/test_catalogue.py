@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from swinkit.catalogue import count, models
 from swinkit.cli import run
 from swinkit.doctor import doctor
+from swinkit.kernels.cpu import library
 from swinkit.model import SwinTransformer, window_attention
 from swinkit.variants import VARIANTS, get_config
 
@@ -52,11 +53,11 @@ def test_doctor(capsys):
     findings = doctor()
     assert findings["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert findings["problems"] == []
-    assert findings["kernel"]["name"] == "definition"
+    assert findings["kernels"]["cpu"]["name"] == ("fused" if library.find() else "definition")
     assert SwinTransformer(get_config("swin_pico_patch2_window7_28")).layers[0].blocks[0].attn.attend is window_attention
     assert run(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "kernel" in out
+    assert "attention cpu" in out
     assert "cpu" in out
     assert run(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == findings

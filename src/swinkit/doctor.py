@@ -19,7 +19,7 @@ EXTRAS = {
 
 
 def doctor() -> dict[str, Any]:
-    """The findings as plain data: "versions", "devices", "kernel", "inference", "precision", "extras", "problems"."""
+    """The findings as plain data: "versions", "devices", "kernels", "inference", "precision", "extras", "problems"."""
     import torch
 
     import swinkit
@@ -31,13 +31,13 @@ def doctor() -> dict[str, Any]:
     devices = [torch.device("cpu"), *(torch.device("cuda", index) for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         devices.append(torch.device("mps"))
-    kernel = choose()
+    kernels = {str(device): choose(device.type) for device in devices}
     engines = {str(dtype).removeprefix("torch."): _engine(dtype) for dtype in (torch.float32, torch.bfloat16, torch.int8)}
     return {
         "versions": versions,
         "devices": {str(device): describe(device) for device in devices},
         "precision": {str(device): str(pick_amp(None, device) or torch.float32).removeprefix("torch.") for device in devices},
-        "kernel": {"name": kernel.name, "reason": kernel.reason},
+        "kernels": {device: {"name": kernel.name, "reason": kernel.reason} for device, kernel in kernels.items()},
         "inference": engines,
         "extras": {extra: [name for name in packages if package_version(name) == "missing"] for extra, packages in EXTRAS.items()},
         "problems": _problems(versions),
@@ -48,7 +48,7 @@ def text(findings: dict[str, Any]) -> str:
     """The findings for a person."""
     lines = [f"{name:16} {value}" for name, value in findings["versions"].items()]
     lines += ["", *(f"{name:16} {what}; trains in {findings['precision'][name]}" for name, what in findings["devices"].items())]
-    lines += [f"{'kernel':16} {findings['kernel']['name']}: {findings['kernel']['reason']}"]
+    lines += [f"{'attention ' + device:16} {kernel['name']}: {kernel['reason']}" for device, kernel in findings["kernels"].items()]
     lines += [f"{'CPU ' + dtype:16} {engine['name']}: {engine['reason']}" for dtype, engine in findings["inference"].items()] + [""]
     for extra, missing in findings["extras"].items():
         state = "installed" if not missing else f"missing {', '.join(missing)}; install with: pip install 'swinkit[{extra}]'"
