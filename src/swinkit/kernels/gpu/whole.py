@@ -1,0 +1,99 @@
+# mypy: ignore-errors
+"""Window attention, forward and backward, of windows that fit on the chip as a whole: up to 64 tokens.
+
+A program takes one head and `per` windows one after the other, and keeps the bias, and in the backward pass its gradient, on the chip
+meanwhile. Heads are the fastest axis of the grid: neighbouring programs read neighbouring bytes of the same tokens.
+"""
+
+import triton
+import triton.language as tl
+
+from swinkit.kernels.gpu.tile import (
+    channels, dot, known, load, load_bias, load_row, load_scale, place, scores, store_grad, through_unit, unit,
+)  # fmt: skip
+
+
+@triton.jit
+def forward(
+    qkv, bias, pad, factors, out, lse, factor, windows, per, H, W, shift_y, shift_x,
+    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr,
+):  # fmt: skip
+    """out (B, H, W, K * D); lse (windows, K, N), the log-sum-exp of each query in units of log 2."""
+    N: tl.constexpr = MH * MW
+    head, first = tl.program_id(0) % K, tl.program_id(0) // K * per
+    t = tl.arange(0, BLOCK_N)
+    table = load_bias(bias, head, t, t, N)
+    scale = load_scale(factors, factor, head, FACTORS)
+    for window in range(first, tl.minimum(first + per, windows)):
+        row, inside, side = place(window, t, H, W, shift_y, shift_x, MH, MW)
+        q = unit(load(qkv, pad, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+        k = unit(load(qkv, pad, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+        v = load(qkv, pad, row, inside, 2, head, K, D, BLOCK_D, PADDED)
+        s = scores(q, k, table, side, side, scale, SHIFTED)
+        most = tl.max(s, 1)
+        p = tl.exp2(s - most[:, None])
+        total = tl.sum(p, 1)
+        o = dot(p.to(v.dtype), v) / total[:, None]
+        tl.store(out + channels(row, K * D, head * D, D, BLOCK_D), o.to(out.dtype.element_ty), mask=known(inside, D, BLOCK_D))
+        tl.store(lse + (tl.cast(window, tl.int64) * K + head) * N + t, most + tl.log2(total), mask=t < N)
+
+
+@triton.jit
+def backward(
+    grad, qkv, bias, pad, factors, lse, qkv_grad, bias_grad, pad_grad, factors_grad, factor, windows, per, H, W, shift_y, shift_x,
+    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """qkv_grad like qkv; one part per program of bias_grad (parts, K, N, N), pad_grad (parts, 3, K, D) and factors_grad (parts, K).
+
+    A whole row of probabilities is at hand, so neither the output nor its product with the gradient is read from memory.
+    """
+    N: tl.constexpr = MH * MW
+    head, part = tl.program_id(0) % K, tl.program_id(0) // K
+    t, d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    table = load_bias(bias, head, t, t, N)
+    scale = load_scale(factors, factor, head, FACTORS)
+    table_grad = tl.zeros((BLOCK_N, BLOCK_N), tl.float32)
+    pad_k, pad_v, scale_grad = tl.zeros((BLOCK_D,), tl.float32), tl.zeros((BLOCK_D,), tl.float32), 0.0
+    for window in range(part * per, tl.minimum(part * per + per, windows)):
+        row, inside, side = place(window, t, H, W, shift_y, shift_x, MH, MW)
+        q = load(qkv, pad, row, inside, 0, head, K, D, BLOCK_D, PADDED)
+        k = load(qkv, pad, row, inside, 1, head, K, D, BLOCK_D, PADDED)
+        v = load(qkv, pad, row, inside, 2, head, K, D, BLOCK_D, PADDED)
+        do = load_row(grad, row, inside, head, K, D, BLOCK_D)
+        uq, uk = unit(q, COSINE), unit(k, COSINE)
+        # Queries outside the map have no output: with an infinite sum their probabilities are zero.
+        total = tl.load(lse + (tl.cast(window, tl.int64) * K + head) * N + t, mask=inside, other=float("inf"))
+        p = tl.exp2(scores(uq, uk, table, side, side, scale, SHIFTED) - total[:, None])
+        dv = dot(tl.trans(p.to(do.dtype)), do)
+        dp = dot(do, tl.trans(v))
+        ds = p * (dp - tl.sum(p * dp, 1)[:, None])
+        if BIAS:
+            table_grad += ds
+        ds = ds.to(q.dtype)
+        dq, dk = dot(ds, uk), dot(tl.trans(ds), uq) * scale
+        scale_grad += tl.sum(uq.to(tl.float32) * dq)
+        dq, dk = through_unit(q, dq * scale, COSINE), through_unit(k, dk, COSINE)
+        store_grad(qkv_grad, dq, row, inside, 0, head, K, D, BLOCK_D)
+        store_grad(qkv_grad, dk, row, inside, 1, head, K, D, BLOCK_D)
+        store_grad(qkv_grad, dv, row, inside, 2, head, K, D, BLOCK_D)
+        if PADDED:
+            pad_k += tl.sum(tl.where(inside[:, None], 0.0, dk), 0)
+            pad_v += tl.sum(tl.where(inside[:, None], 0.0, dv), 0)
+    if BIAS:
+        at = bias_grad + (tl.cast(part, tl.int64) * K + head) * N * N + t[:, None] * N + t[None, :]
+        tl.store(at, table_grad, mask=(t < N)[:, None] & (t < N)[None, :])
+    if PADDED:
+        store_pad(pad_grad, pad_k, pad_v, part, head, d, K, D)
+    if FACTORS:
+        tl.store(factors_grad + part * K + head, scale_grad)
+
+
+@triton.jit
+def store_pad(pad_grad, pad_k, pad_v, part, head, d, K: tl.constexpr, D: tl.constexpr):
+    """One part of the gradient of `pad`; a padded token's query has no output and hence no gradient."""
+    at = pad_grad + part * 3 * K * D + head * D + d
+    tl.store(at, tl.zeros_like(pad_k), mask=d < D)
+    tl.store(at + K * D, pad_k, mask=d < D)
+    tl.store(at + 2 * K * D, pad_v, mask=d < D)
