@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from swinkit.kernels.gpu.tile import (
-    channels, dot, known, load, load_bias, load_row, load_scale, place, scores, store_grad, through_unit, unit,
+    dot, load, load_bias, load_row, load_scale, place, scores, seams, sides, store_bias, store_grad, store_row,
+    through_unit, unit,
 )  # fmt: skip
 from swinkit.kernels.gpu.whole import store_pad
 
@@ -26,31 +27,34 @@ def mine(K: tl.constexpr, blocks: tl.constexpr):
 def forward(
     qkv, bias, pad, factors, out, lse, factor, windows, per, H, W, shift_y, shift_x,
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """out (B, H, W, K * D); lse (windows, K, N), the log-sum-exp of each query in units of log 2."""
     N: tl.constexpr = MH * MW
     head, block, part = mine(K, tl.cdiv(N, BLOCK_Q))
     t = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    side = sides(t, shift_y, shift_x, MH, MW)
     scale = load_scale(factors, factor, head, FACTORS)
     for window in range(part * per, tl.minimum(part * per + per, windows)):
-        row, inside, side = place(window, t, H, W, shift_y, shift_x, MH, MW)
-        q = unit(load(qkv, pad, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+        crossed = seams(window, H, W, MH, MW)
+        image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
+        q, _ = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
         most = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
         total, o = tl.zeros((BLOCK_Q,), tl.float32), tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
         for start in range(0, N, BLOCK_K):
             u = start + tl.arange(0, BLOCK_K)
-            row_u, inside_u, side_u = place(window, u, H, W, shift_y, shift_x, MH, MW)
-            k = unit(load(qkv, pad, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)
-            v = load(qkv, pad, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
-            s = scores(q, k, load_bias(bias, head, t, u, N), side, side_u, scale, SHIFTED)
+            side_u = sides(u, shift_y, shift_x, MH, MW)
+            _, row_u, inside_u = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
+            k, _ = unit(load(qkv, pad, image, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+            v = load(qkv, pad, image, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
+            s = scores(q, k, load_bias(bias, head, t, u, N), side, side_u, crossed, scale, SHIFTED)
             higher = tl.maximum(most, tl.max(s, 1))
             p, shrink = tl.exp2(s - higher[:, None]), tl.exp2(most - higher)
             total = total * shrink + tl.sum(p, 1)
             o = o * shrink[:, None] + dot(p.to(v.dtype), v)
             most = higher
         o = o / total[:, None]
-        tl.store(out + channels(row, K * D, head * D, D, BLOCK_D), o.to(out.dtype.element_ty), mask=known(inside, D, BLOCK_D))
+        store_row(out, o, image, row, inside, head, K, D, BLOCK_D)
         tl.store(lse + (tl.cast(window, tl.int64) * K + head) * N + t, most + tl.log2(total), mask=t < N)
 
 
@@ -58,32 +62,35 @@ def forward(
 def queries(
     grad, qkv, bias, pad, factors, out, lse, delta, qkv_grad, factors_grad, factor, windows, per, H, W, shift_y, shift_x,
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """dq into qkv_grad; one part per program of factors_grad (parts * blocks, K); delta (windows, K, N): each query's gradient times output."""
     N: tl.constexpr = MH * MW
     head, block, part = mine(K, tl.cdiv(N, BLOCK_Q))
     t = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    side = sides(t, shift_y, shift_x, MH, MW)
     scale, scale_grad = load_scale(factors, factor, head, FACTORS), 0.0
     for window in range(part * per, tl.minimum(part * per + per, windows)):
-        row, inside, side = place(window, t, H, W, shift_y, shift_x, MH, MW)
-        q = load(qkv, pad, row, inside, 0, head, K, D, BLOCK_D, PADDED)
-        uq, do = unit(q, COSINE), load_row(grad, row, inside, head, K, D, BLOCK_D)
-        mean = tl.sum(do.to(tl.float32) * load_row(out, row, inside, head, K, D, BLOCK_D).to(tl.float32), 1)
+        crossed = seams(window, H, W, MH, MW)
+        image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
+        q, shrunk = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+        do = load_row(grad, image, row, inside, head, K, D, BLOCK_D)
+        mean = tl.sum(do.to(tl.float32) * load_row(out, image, row, inside, head, K, D, BLOCK_D).to(tl.float32), 1)
         at = (tl.cast(window, tl.int64) * K + head) * N + t
         tl.store(delta + at, mean, mask=t < N)
         total = tl.load(lse + at, mask=inside, other=float("inf"))
         dq = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
         for start in range(0, N, BLOCK_K):
             u = start + tl.arange(0, BLOCK_K)
-            row_u, inside_u, side_u = place(window, u, H, W, shift_y, shift_x, MH, MW)
-            k = unit(load(qkv, pad, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)
-            v = load(qkv, pad, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
-            p = tl.exp2(scores(uq, k, load_bias(bias, head, t, u, N), side, side_u, scale, SHIFTED) - total[:, None])
+            side_u = sides(u, shift_y, shift_x, MH, MW)
+            _, row_u, inside_u = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
+            k, _ = unit(load(qkv, pad, image, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+            v = load(qkv, pad, image, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
+            p = tl.exp2(scores(q, k, load_bias(bias, head, t, u, N), side, side_u, crossed, scale, SHIFTED) - total[:, None])
             ds = p * (dot(do, tl.trans(v)) - mean[:, None])
             dq += dot(ds.to(k.dtype), k)
-        scale_grad += tl.sum(uq.to(tl.float32) * dq)
-        store_grad(qkv_grad, through_unit(q, dq * scale, COSINE), row, inside, 0, head, K, D, BLOCK_D)
+        scale_grad += tl.sum(q.to(tl.float32) * dq)
+        store_grad(qkv_grad, through_unit(q, shrunk, dq * scale, COSINE), image, row, inside, 0, head, K, D, BLOCK_D)
     if FACTORS:
         tl.store(factors_grad + (part * tl.cdiv(N, BLOCK_Q) + block) * K + head, scale_grad)
 
@@ -92,30 +99,31 @@ def queries(
 def keys(
     grad, qkv, bias, pad, factors, lse, delta, qkv_grad, pad_grad, factor, windows, per, H, W, shift_y, shift_x,
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """dk and dv into qkv_grad; one part per program of pad_grad (parts * blocks, 3, K, D)."""
     N: tl.constexpr = MH * MW
     head, block, part = mine(K, tl.cdiv(N, BLOCK_K))
     u, d = block * BLOCK_K + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_D)
+    side = sides(u, shift_y, shift_x, MH, MW)
     scale = load_scale(factors, factor, head, FACTORS)
     pad_k, pad_v = tl.zeros((BLOCK_D,), tl.float32), tl.zeros((BLOCK_D,), tl.float32)
     for window in range(part * per, tl.minimum(part * per + per, windows)):
-        row, inside, side = place(window, u, H, W, shift_y, shift_x, MH, MW)
-        k = load(qkv, pad, row, inside, 1, head, K, D, BLOCK_D, PADDED)
-        uk, v = unit(k, COSINE), load(qkv, pad, row, inside, 2, head, K, D, BLOCK_D, PADDED)
+        image, row, inside = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
+        k, shrunk = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+        v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
         dk, dv = tl.zeros((BLOCK_K, BLOCK_D), tl.float32), tl.zeros((BLOCK_K, BLOCK_D), tl.float32)
         for start in range(0, N, BLOCK_Q):
             t = start + tl.arange(0, BLOCK_Q)
-            p, ds, uq, do = pair(
-                grad, qkv, load_bias(bias, head, t, u, N), pad, lse, delta, uk, v, side, scale, window, t, head, H, W, shift_y, shift_x,
-                K, D, MH, MW, BLOCK_D, COSINE, SHIFTED, PADDED,
+            p, ds, q, do = pair(
+                grad, qkv, load_bias(bias, head, t, u, N), pad, lse, delta, k, v, side, scale, window, t, head, H, W, shift_y, shift_x,
+                K, D, MH, MW, BLOCK_D, COSINE, SHIFTED, PADDED, HUGE,
             )  # fmt: skip
             dv += dot(tl.trans(p.to(do.dtype)), do)
-            dk += dot(tl.trans(ds.to(uq.dtype)), uq)
-        dk = through_unit(k, dk * scale, COSINE)
-        store_grad(qkv_grad, dk, row, inside, 1, head, K, D, BLOCK_D)
-        store_grad(qkv_grad, dv, row, inside, 2, head, K, D, BLOCK_D)
+            dk += dot(tl.trans(ds.to(q.dtype)), q)
+        dk = through_unit(k, shrunk, dk * scale, COSINE)
+        store_grad(qkv_grad, dk, image, row, inside, 1, head, K, D, BLOCK_D)
+        store_grad(qkv_grad, dv, image, row, inside, 2, head, K, D, BLOCK_D)
         if PADDED:
             pad_k += tl.sum(tl.where(inside[:, None], 0.0, dk), 0)
             pad_v += tl.sum(tl.where(inside[:, None], 0.0, dv), 0)
@@ -127,7 +135,7 @@ def keys(
 def pairs(
     grad, qkv, bias, pad, factors, lse, delta, bias_grad, factor, windows, per, H, W, shift_y, shift_x,
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """One part per program of bias_grad (parts, K, N, N): a block of queries and a block of keys of many windows."""
     N: tl.constexpr = MH * MW
@@ -135,36 +143,37 @@ def pairs(
     head, block, part = mine(K, tl.cdiv(N, BLOCK_Q) * COLUMNS)
     t = block // COLUMNS * BLOCK_Q + tl.arange(0, BLOCK_Q)
     u = block % COLUMNS * BLOCK_K + tl.arange(0, BLOCK_K)
+    side = sides(u, shift_y, shift_x, MH, MW)
     scale, table = load_scale(factors, factor, head, FACTORS), load_bias(bias, head, t, u, N)
     table_grad = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
     for window in range(part * per, tl.minimum(part * per + per, windows)):
-        row, inside, side = place(window, u, H, W, shift_y, shift_x, MH, MW)
-        k = unit(load(qkv, pad, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
-        v = load(qkv, pad, row, inside, 2, head, K, D, BLOCK_D, PADDED)
+        image, row, inside = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
+        k, _ = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+        v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
         _, ds, _, _ = pair(
             grad, qkv, table, pad, lse, delta, k, v, side, scale, window, t, head, H, W, shift_y, shift_x,
-            K, D, MH, MW, BLOCK_D, COSINE, SHIFTED, PADDED,
+            K, D, MH, MW, BLOCK_D, COSINE, SHIFTED, PADDED, HUGE,
         )  # fmt: skip
         table_grad += ds
-    at = bias_grad + (tl.cast(part, tl.int64) * K + head) * N * N + t[:, None] * N + u[None, :]
-    tl.store(at, table_grad, mask=(t < N)[:, None] & (u < N)[None, :])
+    store_bias(bias_grad, table_grad, part * K + head, t, u, N)
 
 
 @triton.jit
 def pair(
-    grad, qkv, table, pad, lse, delta, uk, v, side_k, scale, window, t, head, H, W, shift_y, shift_x,
+    grad, qkv, table, pad, lse, delta, k, v, side_k, scale, window, t, head, H, W, shift_y, shift_x,
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """Probabilities of queries t and given keys and the gradient of their scores; with them the queries and the gradient of their output.
 
     Queries outside the map have no output: with an infinite sum their probabilities are zero.
     """
-    row, inside, side = place(window, t, H, W, shift_y, shift_x, MH, MW)
-    uq = unit(load(qkv, pad, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
-    do = load_row(grad, row, inside, head, K, D, BLOCK_D)
+    image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
+    q, _ = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+    do = load_row(grad, image, row, inside, head, K, D, BLOCK_D)
     at = (tl.cast(window, tl.int64) * K + head) * MH * MW + t
     total = tl.load(lse + at, mask=inside, other=float("inf"))
     mean = tl.load(delta + at, mask=inside, other=0.0)
-    p = tl.exp2(scores(uq, uk, table, side, side_k, scale, SHIFTED) - total[:, None])
-    return p, p * (dot(do, tl.trans(v)) - mean[:, None]), uq, do
+    s = scores(q, k, table, sides(t, shift_y, shift_x, MH, MW), side_k, seams(window, H, W, MH, MW), scale, SHIFTED)
+    p = tl.exp2(s - total[:, None])
+    return p, p * (dot(do, tl.trans(v)) - mean[:, None]), q, do

@@ -83,6 +83,7 @@ class Call:
         return {
             "K": self.heads, "D": self.dim, "MH": self.window[0], "MW": self.window[1], "BLOCK_D": power(self.dim),
             "COSINE": cosine, "SHIFTED": any(self.shift), "PADDED": self.padded, "FACTORS": factors,
+            "HUGE": self.height * self.width * 3 * self.heads * self.dim >= 2**31,
         }  # fmt: skip
 
 

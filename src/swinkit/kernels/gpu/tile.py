@@ -13,6 +13,8 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 MASK = tl.constexpr(-100.0 * 1.4426950408889634)
 """The originals' additive mask between the two sides of the seam."""
+EPSILON = tl.constexpr(1e-12)
+"""The shortest length that a vector is divided by, as in torch.nn.functional.normalize."""
 WIDEN = tl.constexpr(bool(triton.knobs.runtime.interpret))
 """Triton's interpreter multiplies bfloat16 as if it were integers; float32 holds such products exactly."""
 
@@ -26,38 +28,59 @@ def dot(a, b):
 
 
 @triton.jit
-def place(window, t, H, W, shift_y, shift_x, MH: tl.constexpr, MW: tl.constexpr):
-    """Tokens t of a window (counted over the whole batch): their rows in the map, whether they are inside it, their side of the seam.
+def place(window, t, H, W, shift_y, shift_x, MH: tl.constexpr, MW: tl.constexpr, HUGE: tl.constexpr):
+    """Tokens t of a window (counted over the whole batch): the row where their image starts, their rows in it, whether they are inside it.
 
     The map is padded to whole windows, then rolled, as in the definition: what runs over the end of the padded map comes from its start.
+    Offsets within an image are 32 bits wide unless it is HUGE; they are many, and registers are few.
     """
     down, across = tl.cdiv(H, MH), tl.cdiv(W, MW)
     image, cell = window // (down * across), window % (down * across)
     y = cell // across * MH + t // MW + shift_y
     x = cell % across * MW + t % MW + shift_x
-    wrapped_y, wrapped_x = y >= down * MH, x >= across * MW
-    y, x = tl.where(wrapped_y, y - down * MH, y), tl.where(wrapped_x, x - across * MW, x)
-    row = (tl.cast(image, tl.int64) * H + y) * W + x
-    return row, (t < MH * MW) & (y < H) & (x < W), wrapped_y.to(tl.int32) * 2 + wrapped_x.to(tl.int32)
+    y = tl.where(y >= down * MH, y - down * MH, y)
+    x = tl.where(x >= across * MW, x - across * MW, x)
+    row = y * W + x
+    if HUGE:
+        row = row.to(tl.int64)
+    return tl.cast(image, tl.int64) * H * W, row, (t < MH * MW) & (y < H) & (x < W)
 
 
 @triton.jit
-def channels(rows, width: tl.constexpr, start, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Offsets (rows, BLOCK_D) of D channels from `start` on, in rows of `width`."""
+def seams(window, H, W, MH: tl.constexpr, MW: tl.constexpr):
+    """Which seams run through a window: 2 for the one between rows, in the last windows of a column, 1 for the other."""
+    down, across = tl.cdiv(H, MH), tl.cdiv(W, MW)
+    cell = window % (down * across)
+    return tl.where(cell // across == down - 1, 2, 0) + tl.where(cell % across == across - 1, 1, 0)
+
+
+@triton.jit
+def sides(t, shift_y, shift_x, MH: tl.constexpr, MW: tl.constexpr):
+    """Beyond which seams tokens t lie in a window that has them. The same for all windows, so a program finds it once."""
+    return (t // MW >= MH - shift_y).to(tl.int32) * 2 + (t % MW >= MW - shift_x).to(tl.int32)
+
+
+@triton.jit
+def channels(rows, width: tl.constexpr, start, BLOCK_D: tl.constexpr):
+    """Offsets (rows, BLOCK_D) of channels from `start` on, in rows of `width`."""
     return rows[:, None] * width + start + tl.arange(0, BLOCK_D)[None, :]
 
 
 @triton.jit
 def known(inside, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """(rows, BLOCK_D): which of those are there."""
-    return inside[:, None] & (tl.arange(0, BLOCK_D) < D)[None, :]
+    """(rows, BLOCK_D) or broadcast to it: which of those are there."""
+    there = inside[:, None]
+    if D < BLOCK_D:
+        there = there & (tl.arange(0, BLOCK_D) < D)[None, :]
+    return there
 
 
 @triton.jit
-def load(qkv, pad, row, inside, part: tl.constexpr, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PADDED: tl.constexpr):
+def load(qkv, pad, image, row, inside, part: tl.constexpr, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PADDED: tl.constexpr):
     """q, k or v (part 0, 1, 2) of a head: (rows, BLOCK_D). A token outside the map holds `pad`, and so do rows beyond the window."""
     start = part * K * D + head * D
-    x = tl.load(qkv + channels(row, 3 * K * D, start, D, BLOCK_D), mask=known(inside, D, BLOCK_D), other=0.0)
+    at = qkv + image * (3 * K * D) + channels(row, 3 * K * D, start, BLOCK_D)
+    x = tl.load(at, mask=known(inside, D, BLOCK_D), other=0.0)
     if PADDED:
         d = tl.arange(0, BLOCK_D)
         fill = tl.load(pad + start + d, mask=d < D, other=0.0).to(x.dtype)
@@ -66,9 +89,16 @@ def load(qkv, pad, row, inside, part: tl.constexpr, head, K: tl.constexpr, D: tl
 
 
 @triton.jit
-def load_row(out, row, inside, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_row(out, image, row, inside, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
     """(rows, BLOCK_D) of a map (B, H, W, K * D), zero outside of it."""
-    return tl.load(out + channels(row, K * D, head * D, D, BLOCK_D), mask=known(inside, D, BLOCK_D), other=0.0)
+    return tl.load(out + image * (K * D) + channels(row, K * D, head * D, BLOCK_D), mask=known(inside, D, BLOCK_D), other=0.0)
+
+
+@triton.jit
+def store_row(out, o, image, row, inside, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Writes to where `load_row` reads; padded tokens have no place there."""
+    at = out + image * (K * D) + channels(row, K * D, head * D, BLOCK_D)
+    tl.store(at, o.to(out.dtype.element_ty), mask=known(inside, D, BLOCK_D))
 
 
 @triton.jit
@@ -89,37 +119,45 @@ def load_scale(factors, factor, head, FACTORS: tl.constexpr):
 
 @triton.jit
 def unit(x, COSINE: tl.constexpr):
-    """Rows of length 1, computed in float32 and rounded to the dtype of x (V2), or the rows as they are (V1)."""
+    """Rows of length 1, found in float32 and rounded to the dtype of x (V2), and by what they were multiplied; or the rows as they are (V1)."""
     if COSINE:
         wide = x.to(tl.float32)
-        length = tl.sqrt(tl.sum(wide * wide, 1))
-        return (wide / tl.maximum(length, 1e-12)[:, None]).to(x.dtype)
-    return x
+        inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(wide * wide, 1)), EPSILON)
+        u = (wide * inverse[:, None]).to(x.dtype)
+    else:
+        inverse, u = 1.0, x
+    return u, inverse
 
 
 @triton.jit
-def through_unit(x, grad, COSINE: tl.constexpr):
-    """The gradient of x from that of `unit(x)`, float32; a row shorter than the epsilon is only scaled."""
+def through_unit(u, inverse, grad, COSINE: tl.constexpr):
+    """The gradient of x from that of u, where u, inverse = unit(x): float32. A row shorter than the epsilon was only scaled."""
     if COSINE:
-        wide = x.to(tl.float32)
-        length = tl.sqrt(tl.sum(wide * wide, 1))
-        along = wide / tl.maximum(length, 1e-12)[:, None]
-        turned = grad - along * tl.sum(along * grad, 1)[:, None]
-        return tl.where((length >= 1e-12)[:, None], turned, grad) / tl.maximum(length, 1e-12)[:, None]
+        wide = u.to(tl.float32)
+        turned = grad - wide * tl.sum(wide * grad, 1)[:, None]
+        grad = tl.where((inverse < 0.999 / EPSILON)[:, None], turned, grad) * inverse[:, None]
     return grad
 
 
 @triton.jit
-def scores(q, k, bias, side_q, side_k, scale, SHIFTED: tl.constexpr):
-    """(q, k) in units of log 2: what the softmax takes."""
+def scores(q, k, bias, side_q, side_k, seams, scale, SHIFTED: tl.constexpr):
+    """(q, k) in units of log 2: what the softmax takes. Tokens on two sides of a seam get the mask."""
     s = dot(q, tl.trans(k)) * (scale * LOG2E) + bias
     if SHIFTED:
-        s = tl.where(side_q[:, None] == side_k[None, :], s, s + MASK)
+        s = tl.where((side_q & seams)[:, None] == (side_k & seams)[None, :], s, s + MASK)
     return s
 
 
 @triton.jit
-def store_grad(grads, grad, row, inside, part: tl.constexpr, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Writes the gradient of q, k or v to where it was read; padded tokens have no place there."""
-    at = grads + channels(row, 3 * K * D, part * K * D + head * D, D, BLOCK_D)
+def store_grad(grads, grad, image, row, inside, part: tl.constexpr, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Writes the gradient of q, k or v to where it was read."""
+    at = grads + image * (3 * K * D) + channels(row, 3 * K * D, part * K * D + head * D, BLOCK_D)
     tl.store(at, grad.to(grads.dtype.element_ty), mask=known(inside, D, BLOCK_D))
+
+
+@triton.jit
+def store_bias(parts, grad, part, t, u, N: tl.constexpr):
+    """Writes one part of the gradient of the bias. Its rows are counted from the start of all parts, in 64 bits: offsets in common with
+    `load_bias` would be kept in registers from the first window to the last."""
+    row = tl.cast(part, tl.int64) * N + t
+    tl.store(parts + row[:, None] * N + u[None, :], grad, mask=(t < N)[:, None] & (u < N)[None, :])

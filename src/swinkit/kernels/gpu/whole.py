@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from swinkit.kernels.gpu.tile import (
-    channels, dot, known, load, load_bias, load_row, load_scale, place, scores, store_grad, through_unit, unit,
+    dot, load, load_bias, load_row, load_scale, place, scores, seams, sides, store_bias, store_grad, store_row,
+    through_unit, unit,
 )  # fmt: skip
 
 
@@ -17,25 +18,26 @@ from swinkit.kernels.gpu.tile import (
 def forward(
     qkv, bias, pad, factors, out, lse, factor, windows, per, H, W, shift_y, shift_x,
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """out (B, H, W, K * D); lse (windows, K, N), the log-sum-exp of each query in units of log 2."""
     N: tl.constexpr = MH * MW
     head, first = tl.program_id(0) % K, tl.program_id(0) // K * per
     t = tl.arange(0, BLOCK_N)
+    side = sides(t, shift_y, shift_x, MH, MW)
     table = load_bias(bias, head, t, t, N)
     scale = load_scale(factors, factor, head, FACTORS)
     for window in range(first, tl.minimum(first + per, windows)):
-        row, inside, side = place(window, t, H, W, shift_y, shift_x, MH, MW)
-        q = unit(load(qkv, pad, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
-        k = unit(load(qkv, pad, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
-        v = load(qkv, pad, row, inside, 2, head, K, D, BLOCK_D, PADDED)
-        s = scores(q, k, table, side, side, scale, SHIFTED)
+        image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
+        q, _ = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+        k, _ = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+        v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
+        s = scores(q, k, table, side, side, seams(window, H, W, MH, MW), scale, SHIFTED)
         most = tl.max(s, 1)
         p = tl.exp2(s - most[:, None])
         total = tl.sum(p, 1)
         o = dot(p.to(v.dtype), v) / total[:, None]
-        tl.store(out + channels(row, K * D, head * D, D, BLOCK_D), o.to(out.dtype.element_ty), mask=known(inside, D, BLOCK_D))
+        store_row(out, o, image, row, inside, head, K, D, BLOCK_D)
         tl.store(lse + (tl.cast(window, tl.int64) * K + head) * N + t, most + tl.log2(total), mask=t < N)
 
 
@@ -43,7 +45,7 @@ def forward(
 def backward(
     grad, qkv, bias, pad, factors, lse, qkv_grad, bias_grad, pad_grad, factors_grad, factor, windows, per, H, W, shift_y, shift_x,
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, BIAS: tl.constexpr,
+    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     """qkv_grad like qkv; one part per program of bias_grad (parts, K, N, N), pad_grad (parts, 3, K, D) and factors_grad (parts, K).
 
@@ -52,38 +54,37 @@ def backward(
     N: tl.constexpr = MH * MW
     head, part = tl.program_id(0) % K, tl.program_id(0) // K
     t, d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    side = sides(t, shift_y, shift_x, MH, MW)
     table = load_bias(bias, head, t, t, N)
     scale = load_scale(factors, factor, head, FACTORS)
     table_grad = tl.zeros((BLOCK_N, BLOCK_N), tl.float32)
     pad_k, pad_v, scale_grad = tl.zeros((BLOCK_D,), tl.float32), tl.zeros((BLOCK_D,), tl.float32), 0.0
     for window in range(part * per, tl.minimum(part * per + per, windows)):
-        row, inside, side = place(window, t, H, W, shift_y, shift_x, MH, MW)
-        q = load(qkv, pad, row, inside, 0, head, K, D, BLOCK_D, PADDED)
-        k = load(qkv, pad, row, inside, 1, head, K, D, BLOCK_D, PADDED)
-        v = load(qkv, pad, row, inside, 2, head, K, D, BLOCK_D, PADDED)
-        do = load_row(grad, row, inside, head, K, D, BLOCK_D)
-        uq, uk = unit(q, COSINE), unit(k, COSINE)
+        image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
+        q, shrunk_q = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+        k, shrunk_k = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+        v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
+        do = load_row(grad, image, row, inside, head, K, D, BLOCK_D)
         # Queries outside the map have no output: with an infinite sum their probabilities are zero.
         total = tl.load(lse + (tl.cast(window, tl.int64) * K + head) * N + t, mask=inside, other=float("inf"))
-        p = tl.exp2(scores(uq, uk, table, side, side, scale, SHIFTED) - total[:, None])
+        p = tl.exp2(scores(q, k, table, side, side, seams(window, H, W, MH, MW), scale, SHIFTED) - total[:, None])
         dv = dot(tl.trans(p.to(do.dtype)), do)
         dp = dot(do, tl.trans(v))
         ds = p * (dp - tl.sum(p * dp, 1)[:, None])
         if BIAS:
             table_grad += ds
         ds = ds.to(q.dtype)
-        dq, dk = dot(ds, uk), dot(tl.trans(ds), uq) * scale
-        scale_grad += tl.sum(uq.to(tl.float32) * dq)
-        dq, dk = through_unit(q, dq * scale, COSINE), through_unit(k, dk, COSINE)
-        store_grad(qkv_grad, dq, row, inside, 0, head, K, D, BLOCK_D)
-        store_grad(qkv_grad, dk, row, inside, 1, head, K, D, BLOCK_D)
-        store_grad(qkv_grad, dv, row, inside, 2, head, K, D, BLOCK_D)
+        dq, dk = dot(ds, k), dot(tl.trans(ds), q) * scale
+        scale_grad += tl.sum(q.to(tl.float32) * dq)
+        dq, dk = through_unit(q, shrunk_q, dq * scale, COSINE), through_unit(k, shrunk_k, dk, COSINE)
+        store_grad(qkv_grad, dq, image, row, inside, 0, head, K, D, BLOCK_D)
+        store_grad(qkv_grad, dk, image, row, inside, 1, head, K, D, BLOCK_D)
+        store_grad(qkv_grad, dv, image, row, inside, 2, head, K, D, BLOCK_D)
         if PADDED:
             pad_k += tl.sum(tl.where(inside[:, None], 0.0, dk), 0)
             pad_v += tl.sum(tl.where(inside[:, None], 0.0, dv), 0)
     if BIAS:
-        at = bias_grad + (tl.cast(part, tl.int64) * K + head) * N * N + t[:, None] * N + t[None, :]
-        tl.store(at, table_grad, mask=(t < N)[:, None] & (t < N)[None, :])
+        store_bias(bias_grad, table_grad, part * K + head, t, t, N)
     if PADDED:
         store_pad(pad_grad, pad_k, pad_v, part, head, d, K, D)
     if FACTORS:
