@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 
 from swinkit.kernels.gpu.tile import (
-    dot, load, load_bias, load_row, load_scale, place, scores, seams, sides, store_bias, store_grad, store_row,
+    add_pad, dot, load, load_bias, load_row, load_scale, place, scores, reaches_over, seams, sides, store_bias, store_grad, store_row,
     through_unit, unit,
 )  # fmt: skip
-from swinkit.kernels.gpu.whole import store_pad
+
 
 
 @triton.jit
@@ -89,8 +89,10 @@ def queries(
             p = tl.exp2(scores(q, k, load_bias(bias, head, t, u, N), side, side_u, crossed, scale, SHIFTED) - total[:, None])
             ds = p * (dot(do, tl.trans(v)) - mean[:, None])
             dq += dot(ds.to(k.dtype), k)
-        scale_grad += tl.sum(q.to(tl.float32) * dq)
-        store_grad(qkv_grad, through_unit(q, shrunk, dq * scale, COSINE), image, row, inside, 0, head, K, D, BLOCK_D)
+        dq, along = through_unit(q, shrunk, dq, COSINE)
+        if FACTORS:
+            scale_grad += tl.sum(along)
+        store_grad(qkv_grad, dq * scale, image, row, inside, 0, head, K, D, BLOCK_D)
     if FACTORS:
         tl.store(factors_grad + (part * tl.cdiv(N, BLOCK_Q) + block) * K + head, scale_grad)
 
@@ -101,13 +103,12 @@ def keys(
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
-    """dk and dv into qkv_grad; one part per program of pad_grad (parts * blocks, 3, K, D)."""
+    """dk and dv into qkv_grad; one part per program of pad_grad (parts * blocks, 3, K, D; zeros before)."""
     N: tl.constexpr = MH * MW
     head, block, part = mine(K, tl.cdiv(N, BLOCK_K))
-    u, d = block * BLOCK_K + tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_D)
+    u = block * BLOCK_K + tl.arange(0, BLOCK_K)
     side = sides(u, shift_y, shift_x, MH, MW)
     scale = load_scale(factors, factor, head, FACTORS)
-    pad_k, pad_v = tl.zeros((BLOCK_D,), tl.float32), tl.zeros((BLOCK_D,), tl.float32)
     for window in range(part * per, tl.minimum(part * per + per, windows)):
         image, row, inside = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
         k, shrunk = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
@@ -121,14 +122,14 @@ def keys(
             )  # fmt: skip
             dv += dot(tl.trans(p.to(do.dtype)), do)
             dk += dot(tl.trans(ds.to(q.dtype)), q)
-        dk = through_unit(k, shrunk, dk * scale, COSINE)
-        store_grad(qkv_grad, dk, image, row, inside, 1, head, K, D, BLOCK_D)
         store_grad(qkv_grad, dv, image, row, inside, 2, head, K, D, BLOCK_D)
+        dk, _ = through_unit(k, shrunk, dk, COSINE)
+        dk *= scale
+        store_grad(qkv_grad, dk, image, row, inside, 1, head, K, D, BLOCK_D)
         if PADDED:
-            pad_k += tl.sum(tl.where(inside[:, None], 0.0, dk), 0)
-            pad_v += tl.sum(tl.where(inside[:, None], 0.0, dv), 0)
-    if PADDED:
-        store_pad(pad_grad, pad_k, pad_v, part * tl.cdiv(N, BLOCK_K) + block, head, d, K, D)
+            if reaches_over(window, H, W, MH, MW):
+                add_pad(pad_grad, dk, inside, 1, part * tl.cdiv(N, BLOCK_K) + block, head, K, D, BLOCK_D)
+                add_pad(pad_grad, dv, inside, 2, part * tl.cdiv(N, BLOCK_K) + block, head, K, D, BLOCK_D)
 
 
 @triton.jit

@@ -52,7 +52,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     call = Call.of(qkv, window, shift)
     out, lse = _outputs(qkv, call)
-    given = (qkv.contiguous(), bias.contiguous(), pad.contiguous(), _pointer(scale, bias))
+    given = (qkv.contiguous(), bias.contiguous(), pad.to(qkv.dtype).contiguous(), _pointer(scale, bias))
     launch = plan.launch("forward", call, qkv.dtype)
     arguments = (*given, out, lse, factor, *call.numbers(launch.blocks))
     flags = call.flags(cosine, scale is not None) | launch.options()
@@ -74,7 +74,7 @@ def _backward(
     bias_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     call = Call.of(qkv, window, shift)
-    given = (qkv.contiguous(), bias.contiguous(), pad.contiguous(), _pointer(scale, bias))
+    given = (qkv.contiguous(), bias.contiguous(), pad.to(qkv.dtype).contiguous(), _pointer(scale, bias))
     run = _backward_whole if call.whole else _backward_blocks
     qkv_grad = torch.empty_like(given[0])
     bias_parts, pad_parts, scale_parts = run(
@@ -96,6 +96,10 @@ def _parts(like: Tensor, wanted: bool, *shape: int) -> Tensor:
     return like.new_empty(shape if wanted else (0,), dtype=torch.float32)
 
 
+def _zero_parts(like: Tensor, wanted: bool, *shape: int) -> Tensor:
+    return like.new_zeros(shape if wanted else (0,), dtype=torch.float32)
+
+
 def _backward_whole(
     call: Call, saved: tuple[Tensor, ...], given: tuple[Tensor, ...], qkv_grad: Tensor, factor: float, flags: dict[str, Any], bias_wanted: bool
 ) -> Parts:
@@ -103,7 +107,7 @@ def _backward_whole(
     launch = plan.launch("backward", call, qkv_grad.dtype)
     parts, K, N = call.parts(1), call.heads, call.tokens
     bias_parts = _parts(grad, bias_wanted, parts, K, N, N)
-    pad_parts = _parts(grad, call.padded, parts, 3, K, call.dim)
+    pad_parts = _zero_parts(grad, call.padded, parts, 3, K, call.dim)
     scale_parts = _parts(grad, flags["FACTORS"], parts, K)
     wrap_triton(whole_backward)[(call.programs(1),)](
         grad, *given, lse, qkv_grad, bias_parts, pad_parts, scale_parts, factor, *call.numbers(1),
@@ -118,7 +122,7 @@ def _backward_blocks(
     grad, out, lse = saved
     K, N, delta = call.heads, call.tokens, torch.empty_like(lse)
     for_q, for_k, for_bias = (plan.launch(kernel, call, qkv_grad.dtype) for kernel in ("queries", "keys", "pairs"))
-    pad_parts = _parts(grad, call.padded, call.parts(for_k.blocks) * for_k.blocks, 3, K, call.dim)
+    pad_parts = _zero_parts(grad, call.padded, call.parts(for_k.blocks) * for_k.blocks, 3, K, call.dim)
     scale_parts = _parts(grad, flags["FACTORS"], call.parts(for_q.blocks) * for_q.blocks, K)
     bias_parts = _parts(grad, bias_wanted, call.parts(for_bias.blocks), K, N, N)
     wrap_triton(blocks_queries)[(call.programs(for_q.blocks),)](

@@ -80,12 +80,10 @@ def load(qkv, pad, image, row, inside, part: tl.constexpr, head, K: tl.constexpr
     """q, k or v (part 0, 1, 2) of a head: (rows, BLOCK_D). A token outside the map holds `pad`, and so do rows beyond the window."""
     start = part * K * D + head * D
     at = qkv + image * (3 * K * D) + channels(row, 3 * K * D, start, BLOCK_D)
-    x = tl.load(at, mask=known(inside, D, BLOCK_D), other=0.0)
     if PADDED:
-        d = tl.arange(0, BLOCK_D)
-        fill = tl.load(pad + start + d, mask=d < D, other=0.0).to(x.dtype)
-        x = tl.where(inside[:, None], x, fill[None, :])
-    return x
+        at = tl.where(inside[:, None], at, pad + channels(row, 0, start, BLOCK_D))
+        inside = inside | True
+    return tl.load(at, mask=known(inside, D, BLOCK_D), other=0.0)
 
 
 @triton.jit
@@ -131,12 +129,16 @@ def unit(x, COSINE: tl.constexpr):
 
 @triton.jit
 def through_unit(u, inverse, grad, COSINE: tl.constexpr):
-    """The gradient of x from that of u, where u, inverse = unit(x): float32. A row shorter than the epsilon was only scaled."""
+    """The gradient of x from that of u, where u, inverse = unit(x), and how much of each row was along u; float32.
+
+    A row shorter than the epsilon was only scaled.
+    """
+    wide = u.to(tl.float32)
+    along = tl.sum(wide * grad, 1)
     if COSINE:
-        wide = u.to(tl.float32)
-        turned = grad - wide * tl.sum(wide * grad, 1)[:, None]
-        grad = tl.where((inverse < 0.999 / EPSILON)[:, None], turned, grad) * inverse[:, None]
-    return grad
+        turned = tl.where((inverse < 0.999 / EPSILON)[:, None], grad - wide * along[:, None], grad)
+        grad = turned * inverse[:, None]
+    return grad, along
 
 
 @triton.jit
@@ -144,7 +146,8 @@ def scores(q, k, bias, side_q, side_k, seams, scale, SHIFTED: tl.constexpr):
     """(q, k) in units of log 2: what the softmax takes. Tokens on two sides of a seam get the mask."""
     s = dot(q, tl.trans(k)) * (scale * LOG2E) + bias
     if SHIFTED:
-        s = tl.where((side_q & seams)[:, None] == (side_k & seams)[None, :], s, s + MASK)
+        if seams != 0:
+            s = tl.where((side_q & seams)[:, None] == (side_k & seams)[None, :], s, s + MASK)
     return s
 
 
@@ -161,3 +164,26 @@ def store_bias(parts, grad, part, t, u, N: tl.constexpr):
     `load_bias` would be kept in registers from the first window to the last."""
     row = tl.cast(part, tl.int64) * N + t
     tl.store(parts + row[:, None] * N + u[None, :], grad, mask=(t < N)[:, None] & (u < N)[None, :])
+
+
+@triton.jit
+def reaches_over(window, H, W, MH: tl.constexpr, MW: tl.constexpr):
+    """Whether some tokens of a window can lie outside the map: after the roll that takes the last two windows of a row or a column."""
+    down, across = tl.cdiv(H, MH), tl.cdiv(W, MW)
+    cell = window % (down * across)
+    return (cell // across >= down - 2) | (cell % across >= across - 2)
+
+
+@triton.jit
+def add_pad(parts, grad, inside, which: tl.constexpr, part, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Adds what tokens outside the map got for their k or v (1, 2) to one part of the gradient of `pad` (3, K, D).
+
+    A padded token's query has no output and hence no gradient. Few windows come here, so the sum waits in memory, where no other program
+    touches it, and leaves registers to the others. The barrier makes it one sum for all threads.
+    """
+    d = tl.arange(0, BLOCK_D)
+    at = parts + (part * 3 + which) * K * D + head * D + d
+    tl.debug_barrier()
+    before = tl.load(at, mask=d < D, other=0.0)
+    tl.debug_barrier()
+    tl.store(at, before + tl.sum(tl.where(inside[:, None], 0.0, grad), 0), mask=d < D)

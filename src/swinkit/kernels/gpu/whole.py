@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from swinkit.kernels.gpu.tile import (
-    dot, load, load_bias, load_row, load_scale, place, scores, seams, sides, store_bias, store_grad, store_row,
+    add_pad, dot, load, load_bias, load_row, load_scale, place, scores, reaches_over, seams, sides, store_bias, store_grad, store_row,
     through_unit, unit,
 )  # fmt: skip
 
@@ -47,18 +47,19 @@ def backward(
     K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """qkv_grad like qkv; one part per program of bias_grad (parts, K, N, N), pad_grad (parts, 3, K, D) and factors_grad (parts, K).
+    """qkv_grad like qkv; one part per program of bias_grad (parts, K, N, N), pad_grad (parts, 3, K, D; zeros before) and
+    factors_grad (parts, K).
 
     A whole row of probabilities is at hand, so neither the output nor its product with the gradient is read from memory.
     """
     N: tl.constexpr = MH * MW
     head, part = tl.program_id(0) % K, tl.program_id(0) // K
-    t, d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    t = tl.arange(0, BLOCK_N)
     side = sides(t, shift_y, shift_x, MH, MW)
     table = load_bias(bias, head, t, t, N)
     scale = load_scale(factors, factor, head, FACTORS)
     table_grad = tl.zeros((BLOCK_N, BLOCK_N), tl.float32)
-    pad_k, pad_v, scale_grad = tl.zeros((BLOCK_D,), tl.float32), tl.zeros((BLOCK_D,), tl.float32), 0.0
+    scale_grad = 0.0
     for window in range(part * per, tl.minimum(part * per + per, windows)):
         image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
         q, shrunk_q = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
@@ -69,32 +70,26 @@ def backward(
         total = tl.load(lse + (tl.cast(window, tl.int64) * K + head) * N + t, mask=inside, other=float("inf"))
         p = tl.exp2(scores(q, k, table, side, side, seams(window, H, W, MH, MW), scale, SHIFTED) - total[:, None])
         dv = dot(tl.trans(p.to(do.dtype)), do)
+        store_grad(qkv_grad, dv, image, row, inside, 2, head, K, D, BLOCK_D)
+        if PADDED:
+            if reaches_over(window, H, W, MH, MW):
+                add_pad(pad_grad, dv, inside, 2, part, head, K, D, BLOCK_D)
         dp = dot(do, tl.trans(v))
         ds = p * (dp - tl.sum(p * dp, 1)[:, None])
         if BIAS:
             table_grad += ds
         ds = ds.to(q.dtype)
-        dq, dk = dot(ds, k), dot(tl.trans(ds), q) * scale
-        scale_grad += tl.sum(q.to(tl.float32) * dq)
-        dq, dk = through_unit(q, shrunk_q, dq * scale, COSINE), through_unit(k, shrunk_k, dk, COSINE)
-        store_grad(qkv_grad, dq, image, row, inside, 0, head, K, D, BLOCK_D)
+        dq, along = through_unit(q, shrunk_q, dot(ds, k), COSINE)
+        if FACTORS:
+            scale_grad += tl.sum(along)
+        store_grad(qkv_grad, dq * scale, image, row, inside, 0, head, K, D, BLOCK_D)
+        dk, _ = through_unit(k, shrunk_k, dot(tl.trans(ds), q), COSINE)
+        dk *= scale
         store_grad(qkv_grad, dk, image, row, inside, 1, head, K, D, BLOCK_D)
-        store_grad(qkv_grad, dv, image, row, inside, 2, head, K, D, BLOCK_D)
         if PADDED:
-            pad_k += tl.sum(tl.where(inside[:, None], 0.0, dk), 0)
-            pad_v += tl.sum(tl.where(inside[:, None], 0.0, dv), 0)
+            if reaches_over(window, H, W, MH, MW):
+                add_pad(pad_grad, dk, inside, 1, part, head, K, D, BLOCK_D)
     if BIAS:
         store_bias(bias_grad, table_grad, part * K + head, t, t, N)
-    if PADDED:
-        store_pad(pad_grad, pad_k, pad_v, part, head, d, K, D)
     if FACTORS:
         tl.store(factors_grad + part * K + head, scale_grad)
-
-
-@triton.jit
-def store_pad(pad_grad, pad_k, pad_v, part, head, d, K: tl.constexpr, D: tl.constexpr):
-    """One part of the gradient of `pad`; a padded token's query has no output and hence no gradient."""
-    at = pad_grad + part * 3 * K * D + head * D + d
-    tl.store(at, tl.zeros_like(pad_k), mask=d < D)
-    tl.store(at + K * D, pad_k, mask=d < D)
-    tl.store(at + 2 * K * D, pad_v, mask=d < D)
