@@ -38,15 +38,15 @@ def forward(
     for window in range(part * per, tl.minimum(part * per + per, windows)):
         crossed = seams(window, H, W, MH, MW)
         image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
-        q, _ = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+        q = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)[0]
         most = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
         total, o = tl.zeros((BLOCK_Q,), tl.float32), tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
         for start in range(0, N, BLOCK_K):
             u = start + tl.arange(0, BLOCK_K)
             side_u = sides(u, shift_y, shift_x, MH, MW)
-            _, row_u, inside_u = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
-            k, _ = unit(load(qkv, pad, image, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)
-            v = load(qkv, pad, image, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
+            image_u, row_u, inside_u = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
+            k = unit(load(qkv, pad, image_u, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)[0]
+            v = load(qkv, pad, image_u, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
             s = scores(q, k, load_bias(bias, head, t, u, N), side, side_u, crossed, scale, SHIFTED)
             higher = tl.maximum(most, tl.max(s, 1))
             p, shrink = tl.exp2(s - higher[:, None]), tl.exp2(most - higher)
@@ -83,9 +83,9 @@ def queries(
         for start in range(0, N, BLOCK_K):
             u = start + tl.arange(0, BLOCK_K)
             side_u = sides(u, shift_y, shift_x, MH, MW)
-            _, row_u, inside_u = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
-            k, _ = unit(load(qkv, pad, image, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)
-            v = load(qkv, pad, image, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
+            image_u, row_u, inside_u = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
+            k = unit(load(qkv, pad, image_u, row_u, inside_u, 1, head, K, D, BLOCK_D, PADDED), COSINE)[0]
+            v = load(qkv, pad, image_u, row_u, inside_u, 2, head, K, D, BLOCK_D, PADDED)
             p = tl.exp2(scores(q, k, load_bias(bias, head, t, u, N), side, side_u, crossed, scale, SHIFTED) - total[:, None])
             ds = p * (dot(do, tl.trans(v)) - mean[:, None])
             dq += dot(ds.to(k.dtype), k)
@@ -123,8 +123,7 @@ def keys(
             dv += dot(tl.trans(p.to(do.dtype)), do)
             dk += dot(tl.trans(ds.to(q.dtype)), q)
         store_grad(qkv_grad, dv, image, row, inside, 2, head, K, D, BLOCK_D)
-        dk, _ = through_unit(k, shrunk, dk, COSINE)
-        dk *= scale
+        dk = through_unit(k, shrunk, dk, COSINE)[0] * scale
         store_grad(qkv_grad, dk, image, row, inside, 1, head, K, D, BLOCK_D)
         if PADDED:
             if reaches_over(window, H, W, MH, MW):
@@ -149,9 +148,9 @@ def pairs(
     table_grad = tl.zeros((BLOCK_Q, BLOCK_K), tl.float32)
     for window in range(part * per, tl.minimum(part * per + per, windows)):
         image, row, inside = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
-        k, _ = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+        k = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)[0]
         v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
-        _, ds, _, _ = pair(
+        p, ds, q, do = pair(
             grad, qkv, table, pad, lse, delta, k, v, side, scale, window, t, head, H, W, shift_y, shift_x,
             K, D, MH, MW, BLOCK_D, COSINE, SHIFTED, PADDED, HUGE,
         )  # fmt: skip
@@ -170,7 +169,7 @@ def pair(
     Queries outside the map have no output: with an infinite sum their probabilities are zero.
     """
     image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
-    q, _ = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
+    q = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)[0]
     do = load_row(grad, image, row, inside, head, K, D, BLOCK_D)
     at = (tl.cast(window, tl.int64) * K + head) * MH * MW + t
     total = tl.load(lse + at, mask=inside, other=float("inf"))

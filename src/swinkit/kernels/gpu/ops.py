@@ -53,7 +53,7 @@ def _forward(
     call = Call.of(qkv, window, shift)
     out, lse = _outputs(qkv, call)
     given = (qkv.contiguous(), bias.contiguous(), pad.to(qkv.dtype).contiguous(), _pointer(scale, bias))
-    launch = plan.launch("forward", call, qkv.dtype)
+    launch = plan.launch("forward", call, qkv.dtype, _capability(qkv))
     arguments = (*given, out, lse, factor, *call.numbers(launch.blocks))
     flags = call.flags(cosine, scale is not None) | launch.options()
     if call.whole:
@@ -61,6 +61,11 @@ def _forward(
     else:
         wrap_triton(blocks_forward)[(call.programs(launch.blocks),)](*arguments, **flags)
     return out, lse
+
+
+def _capability(tensor: Tensor) -> int:
+    on_gpu = tensor.device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_capability(tensor.device)[0] if on_gpu else plan.HOPPER
 
 
 def _pointer(scale: Tensor | None, other: Tensor) -> Tensor:
@@ -104,7 +109,7 @@ def _backward_whole(
     call: Call, saved: tuple[Tensor, ...], given: tuple[Tensor, ...], qkv_grad: Tensor, factor: float, flags: dict[str, Any], bias_wanted: bool
 ) -> Parts:
     grad, _, lse = saved
-    launch = plan.launch("backward", call, qkv_grad.dtype)
+    launch = plan.launch("backward", call, qkv_grad.dtype, _capability(qkv_grad))
     parts, K, N = call.parts(1), call.heads, call.tokens
     bias_parts = _parts(grad, bias_wanted, parts, K, N, N)
     pad_parts = _zero_parts(grad, call.padded, parts, 3, K, call.dim)
@@ -121,7 +126,7 @@ def _backward_blocks(
 ) -> Parts:
     grad, out, lse = saved
     K, N, delta = call.heads, call.tokens, torch.empty_like(lse)
-    for_q, for_k, for_bias = (plan.launch(kernel, call, qkv_grad.dtype) for kernel in ("queries", "keys", "pairs"))
+    for_q, for_k, for_bias = (plan.launch(kernel, call, qkv_grad.dtype, _capability(qkv_grad)) for kernel in ("queries", "keys", "pairs"))
     pad_parts = _zero_parts(grad, call.padded, call.parts(for_k.blocks) * for_k.blocks, 3, K, call.dim)
     scale_parts = _parts(grad, flags["FACTORS"], call.parts(for_q.blocks) * for_q.blocks, K)
     bias_parts = _parts(grad, bias_wanted, call.parts(for_bias.blocks), K, N, N)

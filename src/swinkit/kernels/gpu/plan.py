@@ -101,22 +101,33 @@ class Launch:
         return {**self.sizes, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-TABLE = {
-    # kernel: (queries, keys, warps, stages) in half precision, then in float32
-    "queries": ((64, 64, 4, 2), (64, 32, 8, 1)),
-    "keys": ((64, 64, 4, 2), (32, 64, 8, 1)),
-    "pairs": ((64, 64, 4, 2), (64, 32, 8, 1)),
-    "forward": ((64, 64, 4, 2), (64, 32, 8, 1)),
+HALF, SINGLE = 0, 1
+HOPPER = 9
+"""The major compute capability from which matrix units read shared memory themselves, which leaves registers for loads under way."""
+
+WARPS_AND_STAGES = {
+    # kernel for whole windows: half precision, float32
+    "forward": ((4, 2), (8, 1)),
+    "backward": ((4, 2), (8, 1)),
 }
-WHOLE_TABLE = {"forward": ((4, 2), (8, 1)), "backward": ((4, 2), (8, 1))}
+BLOCKS = {
+    # kernel for blocks of windows: queries, keys, warps and stages in half precision, then in float32
+    "forward": ((64, 64, 4, 2), (64, 32, 8, 1)),
+    "queries": ((64, 64, 4, 2), (64, 32, 8, 1)),
+    "keys": ((64, 64, 4, 1), (32, 64, 8, 1)),
+    "pairs": ((64, 64, 4, 2), (64, 32, 8, 1)),
+}
+ONE_STAGE_BEFORE_HOPPER = ("backward",)
+"""Kernels whose registers would not suffice for loads under way. The number of stages changes no result."""
 
 
-def launch(kernel: str, call: Call, dtype: torch.dtype) -> Launch:
-    """The layout of a kernel for a call."""
-    wide = dtype == torch.float32
+def launch(kernel: str, call: Call, dtype: torch.dtype, capability: int = HOPPER) -> Launch:
+    """The layout of a kernel for a call on a GPU of a major compute capability."""
+    precision = SINGLE if dtype == torch.float32 else HALF
     if call.whole:
-        return Launch({"BLOCK_N": power(call.tokens)}, 1, *WHOLE_TABLE[kernel][wide])
-    q, k, warps, stages = TABLE[kernel][wide]
+        warps, stages = WARPS_AND_STAGES[kernel][precision]
+        stages = 1 if capability < HOPPER and kernel in ONE_STAGE_BEFORE_HOPPER else stages
+        return Launch({"BLOCK_N": power(call.tokens)}, 1, warps, stages)
+    q, k, warps, stages = BLOCKS[kernel][precision]
     rows, columns = -(-call.tokens // q), -(-call.tokens // k)
-    blocks = {"keys": columns, "pairs": rows * columns}.get(kernel, rows)
-    return Launch({"BLOCK_Q": q, "BLOCK_K": k}, blocks, warps, stages)
+    return Launch({"BLOCK_Q": q, "BLOCK_K": k}, {"keys": columns, "pairs": rows * columns}.get(kernel, rows), warps, stages)

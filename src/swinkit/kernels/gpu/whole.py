@@ -29,8 +29,8 @@ def forward(
     scale = load_scale(factors, factor, head, FACTORS)
     for window in range(first, tl.minimum(first + per, windows)):
         image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
-        q, _ = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
-        k, _ = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
+        q = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)[0]
+        k = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)[0]
         v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
         s = scores(q, k, table, side, side, seams(window, H, W, MH, MW), scale, SHIFTED)
         most = tl.max(s, 1)
@@ -64,7 +64,6 @@ def backward(
         image, row, inside = place(window, t, H, W, shift_y, shift_x, MH, MW, HUGE)
         q, shrunk_q = unit(load(qkv, pad, image, row, inside, 0, head, K, D, BLOCK_D, PADDED), COSINE)
         k, shrunk_k = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)
-        v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
         do = load_row(grad, image, row, inside, head, K, D, BLOCK_D)
         # Queries outside the map have no output: with an infinite sum their probabilities are zero.
         total = tl.load(lse + (tl.cast(window, tl.int64) * K + head) * N + t, mask=inside, other=float("inf"))
@@ -74,7 +73,7 @@ def backward(
         if PADDED:
             if reaches_over(window, H, W, MH, MW):
                 add_pad(pad_grad, dv, inside, 2, part, head, K, D, BLOCK_D)
-        dp = dot(do, tl.trans(v))
+        dp = dot(do, tl.trans(load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)))
         ds = p * (dp - tl.sum(p * dp, 1)[:, None])
         if BIAS:
             table_grad += ds
@@ -83,8 +82,7 @@ def backward(
         if FACTORS:
             scale_grad += tl.sum(along)
         store_grad(qkv_grad, dq * scale, image, row, inside, 0, head, K, D, BLOCK_D)
-        dk, _ = through_unit(k, shrunk_k, dot(tl.trans(ds), q), COSINE)
-        dk *= scale
+        dk = through_unit(k, shrunk_k, dot(tl.trans(ds), q), COSINE)[0] * scale
         store_grad(qkv_grad, dk, image, row, inside, 1, head, K, D, BLOCK_D)
         if PADDED:
             if reaches_over(window, H, W, MH, MW):
