@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for a GPU that is not there and reads what they use from the cubin.
 
-    python tests/gpu_compile.py             the variants that the tests check
-    python tests/gpu_compile.py --all       every variant of Swin-T, Swin-B and V2-T with windows of 8, 16 and 24 (minutes)
+python tests/gpu_compile.py             the variants that the tests check
+python tests/gpu_compile.py --all       every variant of Swin-T, Swin-B and V2-T with windows of 8, 16 and 24 (minutes)
 """
 
 import argparse
@@ -23,6 +23,8 @@ from swinkit.kernels.gpu import blocks, plan, whole
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one program can have."""
+A_FEW = 16
+"""Bytes per thread that some of all variants spill: two to four values that stay the same from window to window."""
 NUMBERS = ("windows", "per", "H", "W", "shift_y", "shift_x")
 IN_THE_DTYPE_OF_QKV = ("grad", "qkv", "out", "qkv_grad", "pad")
 WINDOWS = {(7, 7): False, (8, 8): True, (16, 16): True, (24, 24): True}
@@ -102,19 +104,22 @@ def variants(everything=False):
     if everything:
         options = product(WINDOWS, (torch.bfloat16, torch.float16, torch.float32), (80, 90), (True, False))
         return [Variant(kernel, window, dtype, chip, shifted) for window, dtype, chip, shifted in options for kernel in kernels_of(window)]
-    half = [Variant(kernel, window, torch.bfloat16, chip) for window in list(WINDOWS)[:3] for chip in (80, 90) for kernel in kernels_of(window)]
+    half = [
+        Variant(kernel, window, torch.bfloat16, chip) for window in list(WINDOWS)[:3] for chip in (80, 90) for kernel in kernels_of(window)
+    ]
     return [*half, *(Variant(kernel, window, torch.float32, 90) for window in ((7, 7), (16, 16)) for kernel in kernels_of(window))]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true")
-    spilled = 0
-    for variant in variants(parser.parse_args().all):
+    everything = parser.parse_args().all
+    failed = 0
+    for variant in variants(everything):
         used = use(variant)
-        spilled += used.stack > 0 or used.shared > SHARED[variant.chip]
+        failed += used.stack + used.local > (A_FEW if everything else 0) or used.shared > SHARED[variant.chip]
         print(f"{variant!s:44} registers {used.registers:3}  spilled {used.stack + used.local:4}  shared {used.shared:6}", flush=True)
-    sys.exit(spilled > 0)
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ def attend(
 ) -> Tensor:
     """`model.window_attention` on a GPU, without dropout: the map is read and written in place, and scores are never in memory.
 
-    qkv (B, H, W, 3, K, D) float32, float16 or bfloat16, bias (K, N, N), scale a float or (K, 1, 1), pad (3, K, D) -> (B, H, W, K * D) in the
-    dtype of qkv. Scores, softmax and sums are float32, so float16 scores neither overflow nor are clamped. Gradients of qkv, bias, scale and
-    pad are the same from run to run. Errors: InputError with the sentence of `why_not`.
+    qkv (B, H, W, 3, K, D) float32, float16 or bfloat16, bias (K, N, N), scale a float or (K, 1, 1), pad (3, K, D); a shift is shorter
+    than its window -> (B, H, W, K * D) in the dtype of qkv. Scores, softmax and sums are float32, so float16 scores neither overflow nor are
+    clamped. Gradients of qkv, bias, scale and pad are the same from run to run. Errors: InputError with the sentence of `why_not`.
     """
-    obstacle = why_not(qkv.dtype, qkv.shape[-1], window, dropout_p)
+    obstacle = why_not(qkv.dtype, qkv.shape[-1], window, dropout_p, shift)
     if obstacle is not None:
         raise InputError(f"Fused window attention cannot run: {obstacle}.")
     from swinkit.kernels.gpu import ops
@@ -43,7 +43,7 @@ def attend(
     return ops.forward(qkv, bias, padding, factors, factor, list(window), list(shift), cosine)[0]  # type: ignore[no-any-return]
 
 
-def why_not(dtype: torch.dtype, head_dim: int, window: Size, dropout_p: float = 0.0) -> str | None:
+def why_not(dtype: torch.dtype, head_dim: int, window: Size, dropout_p: float = 0.0, shift: Size = (0, 0)) -> str | None:
     """Why `attend` does not take such a call, in a sentence; None if it does."""
     if dtype not in DTYPES:
         return f"the Triton window attention computes in float32, float16 and bfloat16, not in {dtype}"
@@ -51,6 +51,8 @@ def why_not(dtype: torch.dtype, head_dim: int, window: Size, dropout_p: float = 
         return f"the Triton window attention takes heads of 8 to 64 channels in steps of 8, not {head_dim}"
     if max(window) > MOST:
         return f"the Triton window attention takes windows up to {MOST} x {MOST} tokens, not {window[0]} x {window[1]}"
+    if not all(0 <= moved < side for moved, side in zip(shift, window, strict=True)):
+        return f"the Triton window attention moves windows by less than their sides, not by {shift[0]} x {shift[1]}"
     if dropout_p > 0:
         return "the Triton window attention has no dropout"
     return None

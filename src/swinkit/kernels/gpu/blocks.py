@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: SIM102 (conditions known when compiling, and those that are not, stay apart)
 """Window attention of windows beyond 64 tokens, forward and backward: blocks of queries against blocks of keys, as in FlashAttention.
 
 (arXiv 2205.14135.) Scores are computed again wherever they are needed. The backward pass takes three kernels, each of which owns what it
@@ -10,10 +11,23 @@ import triton
 import triton.language as tl
 
 from swinkit.kernels.gpu.tile import (
-    add_pad, dot, load, load_bias, load_row, load_scale, place, scores, reaches_over, seams, sides, store_bias, store_grad, store_row,
-    through_unit, unit,
-)  # fmt: skip
-
+    add_pad,
+    dot,
+    load,
+    load_bias,
+    load_row,
+    load_scale,
+    place,
+    reaches_over,
+    scores,
+    seams,
+    sides,
+    store_bias,
+    store_grad,
+    store_row,
+    through_unit,
+    unit,
+)
 
 
 @triton.jit
@@ -26,8 +40,8 @@ def mine(K: tl.constexpr, blocks: tl.constexpr):
 @triton.jit
 def forward(
     qkv, bias, pad, factors, out, lse, factor, windows, per, H, W, shift_y, shift_x,
-    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr, COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """out (B, H, W, K * D); lse (windows, K, N), the log-sum-exp of each query in units of log 2."""
     N: tl.constexpr = MH * MW
@@ -61,10 +75,13 @@ def forward(
 @triton.jit
 def queries(
     grad, qkv, bias, pad, factors, out, lse, delta, qkv_grad, factors_grad, factor, windows, per, H, W, shift_y, shift_x,
-    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr, COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
-    """dq into qkv_grad; one part per program of factors_grad (parts * blocks, K); delta (windows, K, N): each query's gradient times output."""
+    """dq into qkv_grad; one part per program of factors_grad (parts * blocks, K); delta (windows, K, N).
+
+    delta is the product of each query's output and its gradient.
+    """
     N: tl.constexpr = MH * MW
     head, block, part = mine(K, tl.cdiv(N, BLOCK_Q))
     t = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -100,8 +117,8 @@ def queries(
 @triton.jit
 def keys(
     grad, qkv, bias, pad, factors, lse, delta, qkv_grad, pad_grad, factor, windows, per, H, W, shift_y, shift_x,
-    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr, COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """dk and dv into qkv_grad; one part per program of pad_grad (parts * blocks, 3, K, D; zeros before)."""
     N: tl.constexpr = MH * MW
@@ -134,8 +151,8 @@ def keys(
 @triton.jit
 def pairs(
     grad, qkv, bias, pad, factors, lse, delta, bias_grad, factor, windows, per, H, W, shift_y, shift_x,
-    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
+    K: tl.constexpr, D: tl.constexpr, MH: tl.constexpr, MW: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr, COSINE: tl.constexpr, SHIFTED: tl.constexpr, PADDED: tl.constexpr, FACTORS: tl.constexpr, HUGE: tl.constexpr,
 ):  # fmt: skip
     """One part per program of bias_grad (parts, K, N, N): a block of queries and a block of keys of many windows."""
     N: tl.constexpr = MH * MW
@@ -150,10 +167,10 @@ def pairs(
         image, row, inside = place(window, u, H, W, shift_y, shift_x, MH, MW, HUGE)
         k = unit(load(qkv, pad, image, row, inside, 1, head, K, D, BLOCK_D, PADDED), COSINE)[0]
         v = load(qkv, pad, image, row, inside, 2, head, K, D, BLOCK_D, PADDED)
-        p, ds, q, do = pair(
+        ds = pair(
             grad, qkv, table, pad, lse, delta, k, v, side, scale, window, t, head, H, W, shift_y, shift_x,
             K, D, MH, MW, BLOCK_D, COSINE, SHIFTED, PADDED, HUGE,
-        )  # fmt: skip
+        )[1]  # fmt: skip
         table_grad += ds
     store_bias(bias_grad, table_grad, part * K + head, t, u, N)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import triton
+import triton  # type: ignore[import-untyped,unused-ignore]
 from torch import Tensor
 
 from swinkit.errors import SwinkitError
@@ -32,11 +32,11 @@ if INTERPRETED:
         return kernel
 
 else:
-    from torch.library import wrap_triton
+    from torch.library import wrap_triton  # type: ignore[assignment]
 
 
 def _operation(name: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    make = torch.library.custom_op if INTERPRETED else torch.library.triton_op
+    make: Any = torch.library.custom_op if INTERPRETED else torch.library.triton_op
     operation = make(f"swinkit::{name}", function, mutates_args=(), schema=schema)
     operation.register_fake(fake)
     return operation
@@ -83,7 +83,13 @@ def _backward(
     run = _backward_whole if call.whole else _backward_blocks
     qkv_grad = torch.empty_like(given[0])
     bias_parts, pad_parts, scale_parts = run(
-        call, (grad.contiguous(), out.contiguous(), lse.contiguous()), given, qkv_grad, factor, call.flags(cosine, scale is not None), bias_wanted
+        call,
+        (grad.contiguous(), out.contiguous(), lse.contiguous()),
+        given,
+        qkv_grad,
+        factor,
+        call.flags(cosine, scale is not None),
+        bias_wanted,
     )
     return (
         qkv_grad,
@@ -106,7 +112,13 @@ def _zero_parts(like: Tensor, wanted: bool, *shape: int) -> Tensor:
 
 
 def _backward_whole(
-    call: Call, saved: tuple[Tensor, ...], given: tuple[Tensor, ...], qkv_grad: Tensor, factor: float, flags: dict[str, Any], bias_wanted: bool
+    call: Call,
+    saved: tuple[Tensor, ...],
+    given: tuple[Tensor, ...],
+    qkv_grad: Tensor,
+    factor: float,
+    flags: dict[str, Any],
+    bias_wanted: bool,
 ) -> Parts:
     grad, _, lse = saved
     launch = plan.launch("backward", call, qkv_grad.dtype, _capability(qkv_grad))
@@ -122,7 +134,13 @@ def _backward_whole(
 
 
 def _backward_blocks(
-    call: Call, saved: tuple[Tensor, ...], given: tuple[Tensor, ...], qkv_grad: Tensor, factor: float, flags: dict[str, Any], bias_wanted: bool
+    call: Call,
+    saved: tuple[Tensor, ...],
+    given: tuple[Tensor, ...],
+    qkv_grad: Tensor,
+    factor: float,
+    flags: dict[str, Any],
+    bias_wanted: bool,
 ) -> Parts:
     grad, out, lse = saved
     K, N, delta = call.heads, call.tokens, torch.empty_like(lse)
@@ -173,7 +191,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
 
 def _no_second(ctx: Any, *grads: Any) -> Any:
     raise SwinkitError(
-        "The fused window attention of GPUs has no second derivatives; build the model with attend=swinkit.model.window_attention for those."
+        "The fused window attention of GPUs has no second derivatives; build the model with attend=window_attention for those."
     )
 
 

@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: SIM102 (conditions known when compiling, and those that are not, stay apart)
 """What the kernels share: where the tokens of a shifted window lie, what they hold, their scores, and the way back through unit vectors.
 
 Scores are in units of log 2, so that exp2, the exponential that a GPU has, needs no further product. Sums and softmax are float32 in every
@@ -76,7 +77,9 @@ def known(inside, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def load(qkv, pad, image, row, inside, part: tl.constexpr, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PADDED: tl.constexpr):
+def load(
+    qkv, pad, image, row, inside, part: tl.constexpr, head, K: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, PADDED: tl.constexpr
+):
     """q, k or v (part 0, 1, 2) of a head: (rows, BLOCK_D). A token outside the map holds `pad`, and so do rows beyond the window."""
     start = part * K * D + head * D
     at = qkv + image * (3 * K * D) + channels(row, 3 * K * D, start, BLOCK_D)
@@ -117,7 +120,7 @@ def load_scale(factors, factor, head, FACTORS: tl.constexpr):
 
 @triton.jit
 def unit(x, COSINE: tl.constexpr):
-    """Rows of length 1, found in float32 and rounded to the dtype of x (V2), and by what they were multiplied; or the rows as they are (V1)."""
+    """Rows of length 1, found in float32 and rounded to x's dtype, and what they were multiplied by (V2); the rows as they are (V1)."""
     if COSINE:
         wide = x.to(tl.float32)
         inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(wide * wide, 1)), EPSILON)

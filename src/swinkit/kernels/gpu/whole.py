@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: SIM102 (conditions known when compiling, and those that are not, stay apart)
 """Window attention, forward and backward, of windows that fit on the chip as a whole: up to 64 tokens.
 
 A program takes one head and `per` windows one after the other, and keeps the bias, and in the backward pass its gradient, on the chip
@@ -9,9 +10,23 @@ import triton
 import triton.language as tl
 
 from swinkit.kernels.gpu.tile import (
-    add_pad, dot, load, load_bias, load_row, load_scale, place, scores, reaches_over, seams, sides, store_bias, store_grad, store_row,
-    through_unit, unit,
-)  # fmt: skip
+    add_pad,
+    dot,
+    load,
+    load_bias,
+    load_row,
+    load_scale,
+    place,
+    reaches_over,
+    scores,
+    seams,
+    sides,
+    store_bias,
+    store_grad,
+    store_row,
+    through_unit,
+    unit,
+)
 
 
 @triton.jit
