@@ -30,8 +30,8 @@ def attend(
     """`model.window_attention` on a GPU, without dropout: the map is read and written in place, and scores are never in memory.
 
     qkv (B, H, W, 3, K, D) float32, float16 or bfloat16, bias (K, N, N), scale a float or (K, 1, 1), pad (3, K, D); a shift is shorter
-    than its window -> (B, H, W, K * D) in the dtype of qkv. Scores, softmax and sums are float32, so float16 scores neither overflow nor are
-    clamped. Gradients of qkv, bias, scale and pad are the same from run to run. Errors: InputError with the sentence of `why_not`.
+    than its window -> (B, H, W, K * D) in the dtype of qkv. Scores, softmax and sums are float32, so float16 scores neither overflow
+    nor are clamped. Gradients of qkv, bias, scale and pad are the same from run to run. Errors: InputError with the sentence of `why_not`.
     """
     obstacle = why_not(qkv.dtype, qkv.shape[-1], window, dropout_p, shift)
     if obstacle is not None:

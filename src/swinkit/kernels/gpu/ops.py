@@ -80,17 +80,12 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     call = Call.of(qkv, window, shift)
     given = (qkv.contiguous(), bias.contiguous(), pad.to(qkv.dtype).contiguous(), _pointer(scale, bias))
-    run = _backward_whole if call.whole else _backward_blocks
+    saved, flags = (grad.contiguous(), out.contiguous(), lse.contiguous()), call.flags(cosine, scale is not None)
     qkv_grad = torch.empty_like(given[0])
-    bias_parts, pad_parts, scale_parts = run(
-        call,
-        (grad.contiguous(), out.contiguous(), lse.contiguous()),
-        given,
-        qkv_grad,
-        factor,
-        call.flags(cosine, scale is not None),
-        bias_wanted,
-    )
+    if call.whole:  # called by name: PyTorch looks through the source for kernels, to know when what it compiled is out of date
+        bias_parts, pad_parts, scale_parts = _backward_whole(call, saved, given, qkv_grad, factor, flags, bias_wanted)
+    else:
+        bias_parts, pad_parts, scale_parts = _backward_blocks(call, saved, given, qkv_grad, factor, flags, bias_wanted)
     return (
         qkv_grad,
         bias_parts.sum(0).to(bias.dtype),
