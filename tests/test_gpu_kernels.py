@@ -1,0 +1,76 @@
+"""The Triton kernels without a GPU: their numbers in Triton's interpreter, and what the compiler makes of them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from swinkit.errors import InputError
+from swinkit.kernels import gpu
+
+HERE = Path(__file__).parent
+pytest.importorskip("triton", reason="Triton is not installed")
+
+CASES = (
+    "gpu_cases.py::TestWhole",
+    "gpu_cases.py::TestBlocks",
+    "gpu_cases.py::TestLarge",
+    "gpu_cases.py::TestOperations",
+    "gpu_model_cases.py",
+)
+
+
+@pytest.mark.parametrize("cases", CASES)
+def test_in_the_interpreter(cases):
+    """The interpreter must be chosen before Triton is imported, hence a process for each group."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", str(HERE / cases)]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=HERE.parent)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def test_the_compiled_kernels_spill_no_registers(tmp_path):
+    """In bfloat16 for both chips and float32 for one; `python tests/gpu_compile.py --all` checks every variant of the models."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    done = subprocess.run([sys.executable, str(HERE / "gpu_compile.py")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 22
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ((torch.float64, 32, (7, 7)), "float64"),
+        ((torch.float32, 12, (7, 7)), "heads"),
+        ((torch.float32, 128, (7, 7)), "heads"),
+        ((torch.float32, 32, (7, 25)), "windows"),
+        ((torch.float32, 32, (7, 7), 0.1), "dropout"),
+        ((torch.float32, 32, (7, 7), 0.0, (7, 0)), "less than their sides"),
+    ],
+)
+def test_what_is_not_taken_is_told_in_a_sentence(call, reason):
+    assert reason in gpu.why_not(*call)
+
+
+@pytest.mark.parametrize("dim", range(8, 65, 8))
+def test_heads_of_8_to_64_channels_are_taken(dim):
+    assert gpu.why_not(torch.bfloat16, dim, (24, 24)) is None
+
+
+def test_attend_tells_why_it_does_not_run():
+    with pytest.raises(InputError, match="no dropout"):
+        gpu.attend(torch.zeros(1, 4, 4, 3, 1, 16), torch.zeros(1, 16, 16), window=(4, 4), shift=(0, 0), scale=1.0, dropout_p=0.5)
+
+
+def test_nothing_of_triton_is_imported_before_it_is_needed():
+    code = (
+        "import sys; from swinkit.kernels import gpu; print(gpu.missing()); print('triton' in sys.modules, 'torch._dynamo' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
+    assert told[-1] == "False False"
+    assert torch.cuda.is_available() or "CUDA" in told[0]
