@@ -11,7 +11,7 @@ from tests.small_models import SMALL
 
 from swinkit import kernels
 from swinkit.config import SwinConfig
-from swinkit.kernels import chunked, products
+from swinkit.kernels import chunked, gpu, products
 from swinkit.kernels.cpu import attention, library, linear
 from swinkit.model import SwinTransformer, window_attention
 
@@ -264,3 +264,25 @@ def test_a_model_with_the_kernel_is_the_model_without():
     for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert difference(a.grad, b.grad) <= 2e-5, name
     assert torch.equal(copy.deepcopy(model)(x), model(x))
+
+
+def test_the_choice_says_what_runs_on_each_device():
+    assert kernels.choose().name == "fused"
+    assert kernels.choose("mps").reason == "plain PyTorch operations: there is no faster one for mps devices"
+    assert kernels.choose("cuda").name == ("definition" if gpu.OBSTACLE else "fused")
+
+
+def test_on_a_gpu_the_triton_kernel_takes_what_it_can(monkeypatch):
+    """Where a tensor goes, told by tensors that claim to be on a GPU."""
+    monkeypatch.setattr(gpu, "OBSTACLE", None)
+    near = torch.zeros(1, 4, 4, 3, 1, 8)
+
+    class There:
+        device, shape, dtype = torch.device("cuda"), near.shape, near.dtype
+
+        def numel(self):
+            return near.numel()
+
+    assert kernels._fused(There(), {"window": (4, 4)}) is gpu.attend
+    assert kernels._fused(There(), {"window": (4, 4), "dropout_p": 0.1}) is None
+    assert kernels._fused(There(), {"window": (25, 4)}) is None

@@ -26,17 +26,17 @@ def choose(device: str = "cpu") -> Kernel:
     return Kernel("definition", attend, f"plain PyTorch operations: {reason}") if reason else Kernel("fused", attend, FUSED[device])
 
 
-FUSED = {"cpu": "one pass over the map in C++, forward and backward, without copies or scores in memory"}
+FUSED = {
+    "cpu": "one pass over the map in C++, forward and backward, without copies or scores in memory",
+    "cuda": "one pass over the map in Triton, forward and backward, without copies or scores in memory",
+}
 """Kind of device -> what runs there."""
 
 
 def attend(qkv: Tensor, bias: Tensor, **options: Any) -> Tensor:
     """`model.window_attention`, by the fastest kernel for these tensors; by its definition where none takes them."""
-    if qkv.device.type == "cpu" and _eager_enough(qkv):
-        from swinkit.kernels.cpu import attention
-
-        if attention.why_not(qkv, options.get("dropout_p", 0.0)) is None:
-            return attention.attend(qkv, bias, **options)
+    if (fused := _fused(qkv, options)) is not None:
+        return fused(qkv, bias, **options)
     if torch.compiler.is_compiling():
         return window_attention(qkv, bias, **options)
     from swinkit.kernels import chunked
@@ -44,18 +44,39 @@ def attend(qkv: Tensor, bias: Tensor, **options: Any) -> Tensor:
     return chunked.attend(qkv, bias, **options)
 
 
-def _missing(device: str) -> str | None:
-    if device != "cpu":
-        return f"there is no faster one for {device} devices"
-    from swinkit.kernels.cpu import attention  # here also so that torch.compile meets it imported
+def _fused(qkv: Tensor, options: dict[str, Any]) -> Attend | None:
+    dropout_p = options.get("dropout_p", 0.0)
+    if not _may_leave_pytorch(qkv):
+        return None
+    if qkv.device.type == "cpu":
+        from swinkit.kernels.cpu import attention
 
-    return attention.OBSTACLE
+        return attention.attend if attention.why_not(qkv, dropout_p) is None else None
+    if qkv.device.type == "cuda":
+        from swinkit.kernels import gpu
+
+        fits = gpu.OBSTACLE is None and gpu.why_not(qkv.dtype, qkv.shape[-1], options["window"], dropout_p) is None
+        return gpu.attend if fits else None
+    return None
 
 
-def _eager_enough(qkv: Tensor) -> bool:
-    """Whether an operation outside of PyTorch may take part: not where graphs are made for other machines, nor under torch.func."""
-    if torch.compiler.is_exporting() or qkv.numel() == 0:
+def _may_leave_pytorch(qkv: Tensor) -> bool:
+    """Whether an operation of ours may take part: not under torch.func, nor, on a CPU, where graphs are made for other machines."""
+    if qkv.numel() == 0 or (torch.compiler.is_exporting() and qkv.device.type == "cpu"):
         return False
     if torch.compiler.is_compiling():
         return True
     return torch._C._get_tracing_state() is None and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def _missing(device: str) -> str | None:
+    # Imported here also so that torch.compile meets them imported.
+    if device == "cpu":
+        from swinkit.kernels.cpu import attention
+
+        return attention.OBSTACLE
+    if device == "cuda":
+        from swinkit.kernels import gpu
+
+        return gpu.OBSTACLE
+    return f"there is no faster one for {device} devices"

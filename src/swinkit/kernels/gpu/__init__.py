@@ -65,3 +65,7 @@ def missing() -> str | None:
     if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
         return "no CUDA device was found"
     return None
+
+
+OBSTACLE = missing()
+"""The same, found out once: torch.compile cannot look into folders."""
