@@ -1,4 +1,4 @@
-"""The layers of the model in the spelling that is exported: the same weights and numbers, tokens in a row, at most five axes, no roll.
+"""The layers of the model in the spelling that is exported: the same weights and numbers, tokens in one row, at most five axes, no roll.
 
 What depends on weights alone (position bias, scale, the bias of queries, keys and values) is computed once, when a layer is made.
 
@@ -7,8 +7,9 @@ What depends on weights alone (position bias, scale, the bias of queries, keys a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swinkit.config import Size
@@ -22,64 +23,78 @@ def constant(tensor: Tensor | None) -> nn.Buffer | None:
 
 
 class Attention(nn.Module):
-    """Window attention on a map's tokens, given where they lie in windows."""
+    """Window attention on tokens that lie window after window, or on a map's with `places` for the way there and back.
 
-    def __init__(self, attn: WindowAttention) -> None:
+    separate: queries, keys and values have a product each, so that a runtime has nothing to split. Sums are then rounded otherwise.
+    one_image: there is never more than one, so that its windows and their tables are as many.
+    """
+
+    def __init__(self, attn: WindowAttention, separate: bool, one_image: bool) -> None:
         super().__init__()
-        self.heads, self.tokens, self.cosine = attn.heads, attn.window[0] * attn.window[1], attn.version == 2
-        self.weight, self.proj = attn.qkv.weight, attn.proj
+        self.heads, self.tokens, self.cosine, self.one_image = attn.heads, attn.window[0] * attn.window[1], attn.version == 2, one_image
         with torch.no_grad():
-            bias, scale, qkv_bias = attn.bias(), attn.scale(), attn.qkv_bias()
-            self.qkv_bias = constant(qkv_bias)
+            weight, bias, scale, qkv_bias = attn.qkv.weight, attn.bias(), attn.scale(), attn.qkv_bias()
+            qkv_bias = weight.new_zeros(len(weight)) if qkv_bias is None else qkv_bias
+            parts = zip(weight.chunk(3), qkv_bias.chunk(3), strict=True) if separate else [(weight, qkv_bias)]
+            self.products = nn.ModuleList(_linear(*part) for part in parts)
             self.bias, self.masked = constant(bias), constant(bias - 100)  # between the sides of the seam, as the originals
-            self.pad = constant(bias.new_zeros(3 * self.proj.in_features) if qkv_bias is None else qkv_bias)
             self.scale = scale if isinstance(scale, float) else constant(scale)
+        self.proj = attn.proj
 
     def table(self, sides: Tensor) -> Tensor:
         """(G, N) -> (G, K, N, N): position bias and mask of every window of a shifted map."""
         return torch.where(seam_mask(sides)[:, None], self.bias, self.masked)
 
-    def forward(self, x: Tensor, places: Places, table: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, places: Places | None = None, table: Tensor | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C). table: of shifted windows; None: no window holds a seam."""
-        tokens, channels = x.shape[1:]
-        qkv = F.linear(x, self.weight, self.qkv_bias).reshape(-1, tokens * 3 * self.heads, channels // self.heads)
-        q, k, v = (self._windows(qkv, places, part) for part in range(3))
+        parts = [self._windows(product, x, places) for product in self.products]  # B * G, N, C or 3C
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts) if len(parts) == 3 else self._split(*parts)
         if self.cosine:
             q, k = unit(q), unit(k)
-        scores = q * self.scale @ k.transpose(-2, -1)
+        scores = q * self.scale @ k.transpose(-2, -1)  # B * G, K, N, N
         if scores.dtype == torch.float16:
             scores = scores.clamp(-3e4, 3e4)
         out = self._normalised(scores, table).to(v.dtype) @ v
-        out = out.reshape(-1, places.into[0].shape[0], v.shape[3]).index_select(1, places.back)
-        return self.proj(out.reshape(-1, tokens, channels))  # type: ignore[no-any-return]
+        out = out.transpose(1, 2).reshape(-1, x.shape[1] if places is None else places.index.shape[0], x.shape[2])
+        return self.proj(out if places is None else out.index_select(1, places.back))  # type: ignore[no-any-return]
 
-    def _windows(self, qkv: Tensor, places: Places, part: int) -> Tensor:
-        """(B, L * 3 * K, D) -> (B * G, K, N, D). How many windows is left open (-1), which is a constant in a graph."""
-        rows = qkv.index_select(1, places.into[part])
-        if places.real is not None:
-            pad = self.pad.unflatten(0, (3, self.heads, 1, -1))[part]  # K, 1, D
-            rows = torch.where(places.real, rows.reshape(-1, places.real.shape[0], self.heads, self.tokens, qkv.shape[2]), pad)
-        return rows.reshape(-1, self.heads, self.tokens, qkv.shape[2])
+    def _windows(self, product: nn.Module, x: Tensor, places: Places | None) -> Tensor:
+        """(B, L, C) -> (B * G, N, C'). How many windows is left open (-1), which is a constant in a graph."""
+        x = product(x)
+        if places is not None:
+            x = torch.where(places.real, x.index_select(1, places.index), product.bias)  # type: ignore[arg-type]
+        return x.reshape(-1, self.tokens, x.shape[2])
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """(B * G, N, 3C) -> three of (B * G, K, N, D)"""
+        return qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _normalised(self, scores: Tensor, table: Tensor | None) -> Tensor:
         """(B * G, K, N, N) -> the same, biased, masked, and as weights whose sum is 1."""
-        if table is None:
-            return (scores + self.bias).softmax(-1)
+        if table is None or self.one_image:
+            return (scores + (self.bias if table is None else table)).softmax(-1)
         every = scores.reshape(-1, *table.flatten(0, 1).shape) + table.flatten(0, 1)  # B, G * K, N, N
         return every.softmax(-1).reshape(-1, *self.bias.shape)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = (nn.Parameter(tensor.detach().clone(), requires_grad=False) for tensor in (weight, bias))
+    return linear
 
 
 class Block(nn.Module):
     """A block on a row of tokens."""
 
-    def __init__(self, block: SwinBlock) -> None:
+    def __init__(self, block: SwinBlock, separate: bool = False, one_image: bool = False) -> None:
         super().__init__()
         self.window: Size = block.window
         self.half_window: Size = block.half_window
         self.version = block.config.version
-        self.attn, self.norm1, self.norm2, self.mlp = Attention(block.attn), block.norm1, block.norm2, block.mlp
+        self.attn = Attention(block.attn, separate, one_image)
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
 
-    def forward(self, x: Tensor, places: Places, table: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, places: Places | None = None, table: Tensor | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C)"""
         if self.version == 1:
             x = x + self.attn(self.norm1(x), places, table)
@@ -101,4 +116,5 @@ class Merging(nn.Module):
         x = x.index_select(1, index)
         x = x if real is None else torch.where(real, x, 0.0)
         x = x.reshape(-1, index.shape[0] // 4, 4 * channels)
-        return self.reduction(self.norm(x)) if self.version == 1 else self.norm(self.reduction(x))  # type: ignore[no-any-return]
+        out: Any = self.reduction(self.norm(x)) if self.version == 1 else self.norm(self.reduction(x))
+        return out  # type: ignore[no-any-return]

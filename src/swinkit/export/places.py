@@ -1,8 +1,8 @@
-"""Where the tokens of a map lie once it is padded, shifted and cut into windows: as gathers, by arithmetic alone.
+"""Where the tokens of a map lie once it is padded, shifted and cut into windows: one gather and its inverse, by arithmetic alone.
 
 No size makes this branch, so height and width stay symbols under torch.export; with plain numbers it gives plain tensors.
 
-    H W token grid | L = H * W | M window side | G windows per map | N tokens per window | K heads
+    H W token grid | M window side | G windows per map | N tokens per window
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ Grid = tuple[Int, Int]
 
 @dataclass(frozen=True)
 class Places:
-    """The windows of a map: padding, shift, partition and the split into heads as one gather, and its inverse."""
+    """The windows of a map of H x W tokens."""
 
-    into: tuple[Tensor, Tensor, Tensor]
-    """(G * K * N,) int64 each: rows of a map's (L * 3 * K, D), the queries, keys and values of all windows; padding names the nearest."""
-    real: Tensor | None
-    """(G, 1, N, 1) bool: whether a token is one of the map's, and not padding; None: all are."""
+    index: Tensor
+    """(G * N,) int64: which token of the map each token of each window is; a padded one names the nearest there is."""
+    real: Tensor
+    """(G * N, 1) bool: whether it is one of the map's, and not padding."""
     back: Tensor
-    """(L * K,) int64: rows of the windows' (G * K * N, D), the map's tokens and the heads of each."""
-    sides: Tensor
-    """(G, N) int64: on which side of the seam each token lies."""
+    """(H * W,) int64: where each token of the map is among those of all windows."""
 
 
 def shift_of(grid: Grid, window: Size, half: Size, policy: SizePolicy) -> Grid:
@@ -45,21 +43,21 @@ def shift_of(grid: Grid, window: Size, half: Size, policy: SizePolicy) -> Grid:
     return torch.sym_min(half[0], half[0] * room), torch.sym_min(half[1], half[1] * room)
 
 
-def places(grid: Grid, window: Size, shift: Grid, heads: int, device: torch.device | None = None) -> Places:
-    """Padding bottom and right, rolling by `-shift` and cutting into windows."""
+def places(grid: Grid, window: Size, shift: Grid, device: torch.device | None = None) -> tuple[Places, Tensor]:
+    """Padding bottom and right, rolling by `-shift` and cutting into windows, as indices; and (G, N) int64, the side of the seam of each token."""
     (row, row_real, row_back, row_side), (column, column_real, column_back, column_side) = (
         _axis(length, side, moved, device) for length, side, moved in zip(grid, window, shift, strict=True)
     )
-    index = _cut(row * grid[1], column, window)  # G, N
-    head = torch.arange(heads, device=device)
-    query = (index[:, None] * (3 * heads) + head[:, None]).flatten()  # G * K * N
-    of_window = row_back // window[0] * _windows(grid[1], window[1])
-    of_window = of_window[:, None, None] + (column_back // window[1])[None, :, None]  # H, W, 1
-    inside = (row_back % window[0] * window[1])[:, None, None] + (column_back % window[1])[None, :, None]
-    back = (of_window * heads + head) * (window[0] * window[1]) + inside  # H, W, K
-    real = _cut(row_real.long(), column_real.long(), window)[:, None, :, None] == 2
-    sides = _cut(2 * row_side.long(), column_side.long(), window)
-    return Places((query, query + heads, query + 2 * heads), real, back.flatten(), sides)
+    across = _windows(grid[1], window[1])
+    window_of, inside = row_back // window[0] * across, row_back % window[0]
+    row_start = window_of * (window[0] * window[1]) + inside * window[1]
+    column_start = column_back // window[1] * (window[0] * window[1]) + column_back % window[1]
+    where = Places(
+        index=_cut(row * grid[1], column, window).flatten(),
+        real=_cut(row_real.long(), column_real.long(), window).flatten()[:, None] == 2,
+        back=(row_start[:, None] + column_start).flatten(),
+    )
+    return where, _cut(2 * row_side.long(), column_side.long(), window)
 
 
 def merging(grid: Grid, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -67,7 +65,7 @@ def merging(grid: Grid, device: torch.device | None = None) -> tuple[Tensor, Ten
 
     The four neighbours of a token follow each other in the originals' order, in which rows change fastest.
     """
-    half = halves(grid)
+    half = (_windows(grid[0], 2), _windows(grid[1], 2))
     rows = 2 * torch.arange(half[0], device=device)[:, None] + torch.arange(2, device=device)  # H/2, 2
     columns = 2 * torch.arange(half[1], device=device)[:, None] + torch.arange(2, device=device)
     real = (rows < grid[0])[:, None, None, :] & (columns < grid[1])[None, :, :, None]  # H/2, W/2, column, row
@@ -76,21 +74,17 @@ def merging(grid: Grid, device: torch.device | None = None) -> tuple[Tensor, Ten
     return index.flatten(), real.flatten()[:, None]
 
 
-def halves(grid: Grid) -> Grid:
-    """The map after merging."""
-    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
-
-
 def _windows(length: Int, side: int) -> Int:
     return (length + side - 1) // side
 
 
 def _axis(length: Int, side: int, shift: Int, device: torch.device | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(source, real, back, side of the seam) along one axis; `back` has its length, the others the padded one."""
+    """(source, real, back, side of the seam) along one axis; the first, second and last have the padded length."""
     padded = _windows(length, side) * side
-    place, own = torch.arange(padded, device=device), torch.arange(length, device=device)
+    place = torch.arange(padded, device=device)
     beyond = place >= padded - shift
     source = place + shift - padded * beyond.long()
+    own = torch.arange(length, device=device)
     back = own - shift + padded * (own < shift).long()
     return source.clamp(max=length - 1), source < length, back, beyond
 

@@ -11,50 +11,32 @@ from torch import Tensor, nn
 
 from swinkit.backbone import SwinBackbone
 from swinkit.config import Size
-from swinkit.export.embedding import Embedding, grid_of
-from swinkit.export.places import Grid, halves
-from swinkit.export.stages import Stage, StoredStage
+from swinkit.export.embedding import Embedding
+from swinkit.export.layers import Block, Merging
+from swinkit.export.one_size import OneSize
+from swinkit.export.places import Grid, Places, merging, places, shift_of
 from swinkit.model import SwinTransformer, SwinTrunk
 
 
-def spell(model: SwinTransformer | SwinBackbone, size: Size | None = None) -> nn.Module:
+def spell(
+    model: SwinTransformer | SwinBackbone, size: Size | None = None, *, one_image: bool = False, separate: bool = False
+) -> nn.Module:
     """(B, in_chans, height, width) -> what `model` returns, maps as a tuple; for any size, or for images of `size` alone.
 
-    The new module shares the weights of `model`, which is in eval mode and not changed. Bit for bit it computes the same in float32.
+    The new module shares weights with `model`, which is in eval mode and not changed. Bit for bit it computes the same in float32, unless
+    queries, keys and values get products of their own (`separate`), which a runtime need not split. one_image: never more than one.
     """
-    return Maps(model, size) if isinstance(model, SwinBackbone) else Classifier(model, size)
-
-
-class Trunk(nn.Module):
-    """Patch embedding and stages."""
-
-    def __init__(self, model: SwinTrunk, wanted: Sequence[int], size: Size | None) -> None:
-        super().__init__()
-        self.wanted, policy = tuple(wanted), model.config.size_policy
-        self.embedding, self.stages = Embedding(model, size), nn.ModuleList()
-        grid: Grid | None = None if size is None else grid_of(model.config, size)
-        for stage in model.layers:
-            self.stages.append(Stage(stage, policy) if grid is None else StoredStage(stage, policy, grid))
-            grid = None if grid is None else halves(grid)
-
-    def forward(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
-        """(B, in_chans, height, width) -> (B, L, C) and grid of each wanted stage, before merging."""
-        found = []
-        x, grid = self.embedding(images)
-        for number, stage in enumerate(self.stages):
-            x = stage.run_blocks(x, grid)
-            if number in self.wanted:
-                found.append((x, grid))
-            x, grid = stage.merge(x, grid)
-        return found
+    wanted = model.out_indices if isinstance(model, SwinBackbone) else (len(model.layers) - 1,)
+    trunk: nn.Module = AnySize(model, wanted, separate) if size is None else OneSize(model, wanted, size, separate, one_image)
+    return Maps(model, trunk) if isinstance(model, SwinBackbone) else Classifier(model, trunk)
 
 
 class Classifier(nn.Module):
     """Final norm, average and linear layer after a trunk."""
 
-    def __init__(self, model: SwinTransformer, size: Size | None) -> None:
+    def __init__(self, model: SwinTransformer, trunk: nn.Module) -> None:
         super().__init__()
-        self.trunk, self.norm, self.head = Trunk(model, (len(model.layers) - 1,), size), model.norm, model.head
+        self.trunk, self.norm, self.head = trunk, model.norm, model.head
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, in_chans, height, width) -> (B, num_classes), or pooled features (B, C) where there are no classes."""
@@ -66,9 +48,9 @@ class Classifier(nn.Module):
 class Maps(nn.Module):
     """The maps of a backbone, normed where the dense policy wants it."""
 
-    def __init__(self, model: SwinBackbone, size: Size | None) -> None:
+    def __init__(self, model: SwinBackbone, trunk: nn.Module) -> None:
         super().__init__()
-        self.trunk = Trunk(model, model.out_indices, size)
+        self.trunk = trunk
         dense = model.config.size_policy == "dense"
         self.norms = nn.ModuleList(model.get_submodule(f"norm{stage}") if dense else nn.Identity() for stage in model.out_indices)
 
@@ -76,3 +58,37 @@ class Maps(nn.Module):
         """(B, in_chans, height, width) -> a (B, C, H, W) per stage in `out_indices`."""
         found = zip(self.trunk(images), self.norms, strict=True)
         return tuple(norm(x).reshape(-1, *grid, x.shape[2]).permute(0, 3, 1, 2).contiguous() for (x, grid), norm in found)
+
+
+class AnySize(nn.Module):
+    """The trunk for images of any size; tokens keep the map's order between blocks."""
+
+    def __init__(self, model: SwinTrunk, wanted: Sequence[int], separate: bool = False) -> None:
+        super().__init__()
+        self.policy, self.wanted = model.config.size_policy, tuple(wanted)
+        self.embedding = Embedding(model, None)
+        self.stages = nn.ModuleList(nn.ModuleList(Block(block, separate) for block in stage.blocks) for stage in model.layers)
+        self.mergings = nn.ModuleList(Merging(stage.downsample) for stage in model.layers if stage.downsample is not None)
+
+    def forward(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
+        """(B, in_chans, height, width) -> (B, L, C) and grid of each wanted stage, before merging."""
+        found = []
+        x, grid = self.embedding(images)
+        for stage, blocks in enumerate(self.stages):
+            x = self._run(blocks, x, grid)
+            if stage in self.wanted:
+                found.append((x, grid))
+            if stage < len(self.mergings):
+                x = self.mergings[stage](x, *merging(grid, x.device))
+                grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+        return found
+
+    def _run(self, blocks: nn.ModuleList, x: Tensor, grid: Grid) -> Tensor:
+        known: dict[Size, tuple[Places, Tensor]] = {}
+        for block in blocks:
+            half = block.half_window
+            if half not in known:
+                known[half] = places(grid, block.window, shift_of(grid, block.window, half, self.policy), x.device)
+            where, sides = known[half]
+            x = block(x, where, block.attn.table(sides) if any(half) else None)
+        return x
