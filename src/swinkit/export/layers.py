@@ -19,7 +19,7 @@ from swinkit.model import PatchMerging, SwinBlock, WindowAttention, seam_mask, u
 
 def constant(tensor: Tensor | None) -> nn.Buffer | None:
     """A value that goes into the artefact as it is."""
-    return None if tensor is None else nn.Buffer(tensor.detach().clone())
+    return None if tensor is None else nn.Buffer(tensor.detach().clone(memory_format=torch.contiguous_format))
 
 
 class Attention(nn.Module):
