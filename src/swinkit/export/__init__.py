@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,8 @@ def export(
     "bfloat16" where the format has them.
     Class names, mean and std, sizes, licence and origin go into the file; `Predictor` reads them there.
     Errors: ExportError where the file computes something else, or the format cannot hold the model; nothing is left then. CheckpointError
-    for a model that cannot be read, and for a file that exists unless `overwrite`; ConfigError for options that cannot be and packages that are missing.
+    for a model that cannot be read, and for a file that exists unless `overwrite`; ConfigError for options that cannot be, and for packages
+    that are missing.
     """
     from swinkit.export.options import check_out, choose, describe
 
@@ -111,7 +112,8 @@ def _model(
 def _write(model: Any, facts: Facts, to: str, file: Path, say: Callable[[str], None]) -> tuple[str, tuple[Check, ...]]:
     """Write a file where nobody looks, and compare it."""
     from swinkit.export.checks import compare
-    from swinkit.export.options import FORMATS, build
+    from swinkit.export.formats import FORMATS
+    from swinkit.export.options import build
     from swinkit.runtimes.artefacts import open_artefact
 
     module, _, function = FORMATS[to].write.partition(":")

@@ -43,7 +43,9 @@ def compare(artefact: Artefact, model: nn.Module, say: Any = None) -> Iterator[C
             got = artefact.outputs(images)
         except Exception as error:  # each runtime has errors of its own
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise ExportError(f"{artefact.about} cannot compute {len(images)} images of {size[0]} x {size[1]}: {lines[-1][:300]}") from error
+            raise ExportError(
+                f"{artefact.about} cannot compute {len(images)} images of {size[0]} x {size[1]}: {lines[-1][:300]}"
+            ) from error
         difference = largest_difference(got, wanted)
         if not difference <= allowed:
             raise ExportError(

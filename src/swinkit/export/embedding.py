@@ -1,6 +1,6 @@
 """Patch and position embedding as they are exported.
 
-    B images | H W token grid | L = H * W | C channels
+B images | H W token grid | L = H * W | C channels
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.config, self.size = model.config, size
         self.patch, self.proj, self.norm = model.patch_embed.patch, model.patch_embed.proj, model.patch_embed.norm
-        table = model.absolute_pos_embed
+        table: Tensor | None = model.absolute_pos_embed
         if table is not None:
             table = table if table.ndim == 4 else table.transpose(1, 2).unflatten(2, model.config.grids[0])  # 1, C, H, W
             grid = table.shape[2:] if size is None else grid_of(model.config, size)

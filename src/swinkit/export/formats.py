@@ -24,9 +24,7 @@ class Format:
 
 FORMATS = {
     "onnx": Format(".onnx", f"{WRITERS}.onnx:write", ("onnx", "onnxscript", "onnxruntime"), "onnx", dtypes=("float32", "float16")),
-    "openvino": Format(
-        ".xml", f"{WRITERS}.openvino:write", ("openvino", "onnx", "onnxscript"), "openvino", dtypes=("float32", "float16")
-    ),
+    "openvino": Format(".xml", f"{WRITERS}.openvino:write", ("openvino", "onnx", "onnxscript"), "openvino", dtypes=("float32", "float16")),
     "torch-export": Format(".pt2", f"{WRITERS}.torch_export:write", dtypes=("float32", "bfloat16", "float16")),
     "aoti": Format(".pt2", f"{WRITERS}.aoti:write", dtypes=("float32", "bfloat16")),
     "executorch": Format(".pte", f"{WRITERS}.executorch:write", ("executorch",), "executorch", dynamic=False),

@@ -17,8 +17,8 @@ from swinkit.export.places import Places
 from swinkit.model import PatchMerging, SwinBlock, WindowAttention, seam_mask, unit
 
 
-def constant(tensor: Tensor | None) -> nn.Buffer | None:
-    """A value that goes into the artefact as it is."""
+def constant(tensor: Tensor | None) -> Any:
+    """A value that goes into the artefact as it is, as a buffer; None stays."""
     return None if tensor is None else nn.Buffer(tensor.detach().clone(memory_format=torch.contiguous_format))
 
 
@@ -56,7 +56,7 @@ class Attention(nn.Module):
             scores = scores.clamp(-3e4, 3e4)
         out = self._normalised(scores, table).to(v.dtype) @ v
         out = out.transpose(1, 2).reshape(-1, x.shape[1] if places is None else places.index.shape[0], x.shape[2])
-        return self.proj(out if places is None else out.index_select(1, places.back))  # type: ignore[no-any-return]
+        return self.proj(out if places is None else out.index_select(1, places.back))
 
     def _windows(self, product: nn.Module, x: Tensor, places: Places | None) -> Tensor:
         """(B, L, C) -> (B * G, N, C'). How many windows is left open (-1), which is a constant in a graph."""
@@ -108,7 +108,8 @@ class Merging(nn.Module):
 
     def __init__(self, merging: PatchMerging) -> None:
         super().__init__()
-        self.version, self.norm, self.reduction = merging.version, merging.norm, merging.reduction
+        self.version = merging.version
+        self.norm, self.reduction = merging.norm, merging.reduction
 
     def forward(self, x: Tensor, index: Tensor, real: Tensor | None) -> Tensor:
         """(B, L, C), (L' * 4,), (L' * 4, 1) or None where all are real -> (B, L', 2C)"""
@@ -117,4 +118,4 @@ class Merging(nn.Module):
         x = x if real is None else torch.where(real, x, 0.0)
         x = x.reshape(-1, index.shape[0] // 4, 4 * channels)
         out: Any = self.reduction(self.norm(x)) if self.version == 1 else self.norm(self.reduction(x))
-        return out  # type: ignore[no-any-return]
+        return out

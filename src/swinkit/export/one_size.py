@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from swinkit.config import Size
 from swinkit.export.embedding import Embedding, grid_of
 from swinkit.export.layers import Block, Merging, constant
-from swinkit.export.places import Grid, Places, merging, places, shift_of
-from swinkit.model import SwinBlock, SwinTrunk
+from swinkit.export.places import Grid, Places, halves, merging, places, shift_of
+from swinkit.model import PatchMerging, SwinBlock, SwinStage, SwinTrunk
 
 TABLE_LIMIT = 256 * 2**20
 """Bytes of a block's position bias and mask up to which they are stored for every window; beyond, they are put together at run time."""
@@ -33,9 +33,7 @@ class OneSize(nn.Module):
         self.embedding, self.steps = Embedding(model, size), nn.ModuleList()
         grid, order = grid_of(model.config, size), None
         for number, stage in enumerate(model.layers):
-            plans = [Plan(block, grid) for block in stage.blocks]
-            if number:
-                order = self._merge(model.layers[number - 1].downsample, grid_before, order, plans[0].order)
+            plans = [Plan(block, grid) for block in blocks_of(stage)]
             for plan in plans:
                 self._go(order, plan.order)
                 self.steps.append(plan.step(separate, one_image))
@@ -44,7 +42,11 @@ class OneSize(nn.Module):
                 self._go(order, None)
                 self.steps.append(Keep(grid))
                 order = None
-            grid_before, grid = grid, ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+            if stage.downsample is not None:
+                merged = halves(grid)
+                following = Plan(blocks_of(model.layers[number + 1])[0], merged).order
+                order = self._merge(stage.downsample, grid, order, following)
+                grid = merged
 
     def _go(self, order: Order, wanted: Order) -> None:
         """Lead tokens from one order to another."""
@@ -52,14 +54,14 @@ class OneSize(nn.Module):
         if index is not None:
             self.steps.append(Gather(index))
 
-    def _merge(self, module: nn.Module, grid: Size, order: Order, wanted: Order) -> Order:
+    def _merge(self, module: PatchMerging, grid: Size, order: Order, wanted: Order) -> Order:
         """Merge tokens that lie in `order` into `wanted`, an order of the merged map."""
         index, real = merging(grid)
         if wanted is not None:
             index, real = (part.unflatten(0, (-1, 4))[wanted].flatten(0, 1) for part in (index, real))
         if order is not None:
             index = order.argsort()[index]
-        self.steps.append(MergeStep(Merging(module), index, real))  # type: ignore[arg-type]
+        self.steps.append(MergeStep(Merging(module), index, real))
         return wanted
 
     def forward(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
@@ -92,6 +94,11 @@ class Plan:
         """The block with what it needs to know."""
         shifted = any(self.shift)
         return BlockStep(Block(self.block, separate, one_image), self.places if self.padded else None, self.sides if shifted else None)
+
+
+def blocks_of(stage: SwinStage) -> list[SwinBlock]:
+    """The blocks of a stage, with their type."""
+    return list(stage.blocks)  # type: ignore[arg-type]
 
 
 def _way(order: Order, wanted: Order) -> Order:
@@ -131,9 +138,8 @@ class BlockStep(nn.Module):
         self.block, self.padded = block, where is not None
         if where is not None:
             self.index, self.real, self.back = constant(where.index), constant(where.real), constant(where.back)
-        stored = sides is not None and sides.shape[0] * block.attn.bias.nbytes <= TABLE_LIMIT
-        self.table = constant(block.attn.table(sides) if stored else None)
-        self.sides = constant(None if stored else sides)
+        table = None if sides is None or len(sides) * block.attn.bias.nbytes > TABLE_LIMIT else block.attn.table(sides)
+        self.table, self.sides = constant(table), constant(sides if table is None else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)"""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -63,7 +62,12 @@ def check_model(source: nn.Module | str | Path) -> SwinTransformer | SwinBackbon
 
 
 def make_facts(
-    model: SwinTransformer | SwinBackbone, dynamic: bool, img_size: SizeLike | None, batch_size: int | None, with_preprocessing: bool, dtype: str
+    model: SwinTransformer | SwinBackbone,
+    dynamic: bool,
+    img_size: SizeLike | None,
+    batch_size: int | None,
+    with_preprocessing: bool,
+    dtype: str,
 ) -> Facts:
     """What the file will say about itself. Errors: ConfigError."""
     if dynamic and img_size is not None:
@@ -107,6 +111,8 @@ def build(model: SwinTransformer | SwinBackbone, facts: Facts, to: str) -> nn.Mo
 def describe(facts: Facts) -> str:
     """Which images a file takes, in words."""
     sides = "any size" if facts.img_size is None else f"{facts.img_size[0]} x {facts.img_size[1]} pixels"
-    count = "any number of images" if facts.batch_size is None else f"{facts.batch_size} image{'s' if facts.batch_size > 1 else ''} at a time"
+    count = (
+        "any number of images" if facts.batch_size is None else f"{facts.batch_size} image{'s' if facts.batch_size > 1 else ''} at a time"
+    )
     kind = "uint8, channels last" if facts.with_preprocessing else "normalised float32"
     return f"{count} of {sides}, {kind}; {facts.dtype}"

@@ -44,7 +44,10 @@ def shift_of(grid: Grid, window: Size, half: Size, policy: SizePolicy) -> Grid:
 
 
 def places(grid: Grid, window: Size, shift: Grid, device: torch.device | None = None) -> tuple[Places, Tensor]:
-    """Padding bottom and right, rolling by `-shift` and cutting into windows, as indices; and (G, N) int64, the side of the seam of each token."""
+    """Padding bottom and right, rolling by `-shift` and cutting into windows, as indices.
+
+    The second is (G, N) int64: on which side of the seam each token of each window lies.
+    """
     (row, row_real, row_back, row_side), (column, column_real, column_back, column_side) = (
         _axis(length, side, moved, device) for length, side, moved in zip(grid, window, shift, strict=True)
     )
@@ -65,13 +68,18 @@ def merging(grid: Grid, device: torch.device | None = None) -> tuple[Tensor, Ten
 
     The four neighbours of a token follow each other in the originals' order, in which rows change fastest.
     """
-    half = (_windows(grid[0], 2), _windows(grid[1], 2))
+    half = halves(grid)
     rows = 2 * torch.arange(half[0], device=device)[:, None] + torch.arange(2, device=device)  # H/2, 2
     columns = 2 * torch.arange(half[1], device=device)[:, None] + torch.arange(2, device=device)
     real = (rows < grid[0])[:, None, None, :] & (columns < grid[1])[None, :, :, None]  # H/2, W/2, column, row
     rows, columns = rows.clamp(max=grid[0] - 1), columns.clamp(max=grid[1] - 1)
     index = (rows * grid[1])[:, None, None, :] + columns[None, :, :, None]
     return index.flatten(), real.flatten()[:, None]
+
+
+def halves(grid: Grid) -> Grid:
+    """The map after merging."""
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
 def _windows(length: Int, side: int) -> Int:

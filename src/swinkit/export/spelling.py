@@ -1,11 +1,11 @@
 """A whole model in the spelling that is exported: for any size, and for one size with everything that follows from it computed before.
 
-    B images | H W token grid | L = H * W | C channels
+B images | H W token grid | L = H * W | C channels
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -13,14 +13,12 @@ from swinkit.backbone import SwinBackbone
 from swinkit.config import Size
 from swinkit.export.embedding import Embedding
 from swinkit.export.layers import Block, Merging
-from swinkit.export.one_size import OneSize
-from swinkit.export.places import Grid, Places, merging, places, shift_of
+from swinkit.export.one_size import OneSize, blocks_of
+from swinkit.export.places import Grid, Places, halves, merging, places, shift_of
 from swinkit.model import SwinTransformer, SwinTrunk
 
 
-def spell(
-    model: SwinTransformer | SwinBackbone, size: Size | None = None, *, one_image: bool = False, separate: bool = False
-) -> nn.Module:
+def spell(model: SwinTransformer | SwinBackbone, size: Size | None = None, *, one_image: bool = False, separate: bool = False) -> nn.Module:
     """(B, in_chans, height, width) -> what `model` returns, maps as a tuple; for any size, or for images of `size` alone.
 
     The new module shares weights with `model`, which is in eval mode and not changed. Bit for bit it computes the same in float32, unless
@@ -67,23 +65,22 @@ class AnySize(nn.Module):
         super().__init__()
         self.policy, self.wanted = model.config.size_policy, tuple(wanted)
         self.embedding = Embedding(model, None)
-        self.stages = nn.ModuleList(nn.ModuleList(Block(block, separate) for block in stage.blocks) for stage in model.layers)
+        self.stages = nn.ModuleList(nn.ModuleList(Block(block, separate) for block in blocks_of(stage)) for stage in model.layers)
         self.mergings = nn.ModuleList(Merging(stage.downsample) for stage in model.layers if stage.downsample is not None)
 
     def forward(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
         """(B, in_chans, height, width) -> (B, L, C) and grid of each wanted stage, before merging."""
         found = []
         x, grid = self.embedding(images)
-        for stage, blocks in enumerate(self.stages):
-            x = self._run(blocks, x, grid)
-            if stage in self.wanted:
+        for number, blocks in enumerate(self.stages):
+            x = self._run(blocks, x, grid)  # type: ignore[arg-type]
+            if number in self.wanted:
                 found.append((x, grid))
-            if stage < len(self.mergings):
-                x = self.mergings[stage](x, *merging(grid, x.device))
-                grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
+            if number < len(self.mergings):
+                x, grid = self.mergings[number](x, *merging(grid, x.device)), halves(grid)
         return found
 
-    def _run(self, blocks: nn.ModuleList, x: Tensor, grid: Grid) -> Tensor:
+    def _run(self, blocks: Iterable[Block], x: Tensor, grid: Grid) -> Tensor:
         known: dict[Size, tuple[Places, Tensor]] = {}
         for block in blocks:
             half = block.half_window

@@ -1,6 +1,6 @@
 """What is put around a spelled model: preparation of images and probabilities, and another dtype.
 
-    B images | C channels of an image
+B images | C channels of an image
 """
 
 from __future__ import annotations

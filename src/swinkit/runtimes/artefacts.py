@@ -82,10 +82,6 @@ class Artefact:
         outputs = self.outputs(pixels(images, Preprocess.from_dict(self.facts.preprocess)))[0]
         return outputs.clamp(min=1e-38).log() if self.facts.gives_probabilities else outputs
 
-    def features(self, images: Tensor) -> Tensor:
-        """Errors: CheckpointError; an exported file gives no pooled features."""
-        raise CheckpointError(f"{self.path} gives no pooled features; use the model that it was exported from.")
-
     def _one(self, images: Tensor, size: int | None) -> list[Tensor]:
         """One call, filled up to as many images as the file takes."""
         count = len(images)

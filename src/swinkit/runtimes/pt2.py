@@ -81,7 +81,9 @@ def _records(content: bytes, path: Path) -> dict[str, bytes]:
     try:
         reader = torch._C.PyTorchFileReader(io.BytesIO(content))
         names: list[str] = reader.get_all_records()
-        return {name: b"" if name.startswith(("data/weights/weight_", "data/constants/tensor_")) else reader.get_record(name) for name in names}
+        return {
+            name: b"" if name.startswith(("data/weights/weight_", "data/constants/tensor_")) else reader.get_record(name) for name in names
+        }
     except RuntimeError as error:
         raise CheckpointError(f"{path} is no archive of PyTorch ({_first(error)}); export the model again.") from None
 

@@ -27,11 +27,13 @@ CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_const
 ARITHMETIC = "add|sub|mul|floordiv|mod|neg|pow|truediv|eq|ne|lt|le|gt|ge|and_|or_|not_"
 TARGET = re.compile(rf"torch\.ops\.aten\.\w+\.\w+|_operator\.({ARITHMETIC})|torch\.sym_(min|max|not|float|int|ite)")
 FUNCTIONS = {
-    "Symbol", "Integer", "Add", "Mul", "Pow", "Max", "Min", "Mod", "Abs", "Eq", "Ne", "Piecewise", "FloorDiv", "PythonMod", "CleanDiv", "CeilDiv",
-    "ModularIndexing", "Where", "LessThan", "StrictLessThan", "GreaterThan", "StrictGreaterThan", "And", "Or", "Not", "Identity",
+    "Symbol", "Integer", "Add", "Mul", "Pow", "Max", "Min", "Mod", "Abs", "Eq", "Ne", "Piecewise", "FloorDiv", "PythonMod", "CleanDiv",
+    "CeilDiv", "ModularIndexing", "Where", "LessThan", "StrictLessThan", "GreaterThan", "StrictGreaterThan", "And", "Or", "Not", "Identity",
     "Equality", "Unequality", "True", "False", "Rational", "ExprCondPair", "positive", "integer", "nonnegative",
 }  # fmt: skip
-TREE = re.compile(r'\[1, (?:[{}\[\], ]|"type": (?:null|"builtins\.(?:tuple|list|dict)")|"context": (?:null|"null"|"\[\]")|"children_spec":)*\]')
+TREE = re.compile(
+    r'\[1, (?:[{}\[\], ]|"type": (?:null|"builtins\.(?:tuple|list|dict)")|"context": (?:null|"null"|"\[\]")|"children_spec":)*\]'
+)
 NAME = re.compile(r"[\w.:+-]*")
 EMPTY = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "custom", "from_node", "guards_code")
 
