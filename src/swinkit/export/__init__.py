@@ -73,7 +73,8 @@ def export(
 
     model_or_path: a SwinTransformer or SwinBackbone, or what `from_pretrained` opens. to: "onnx", "openvino", "torch-export", "aoti" or
     "executorch". out: the file, ending in .onnx, .xml, .pt2 or .pte. dynamic: any height and width; False: images of `img_size` alone (by
-    default the model's), which is faster. batch_size: exactly so many images at a time; None: any number.
+    default the model's), which is faster. batch_size: exactly so many images at a time; None: any number. ExecuTorch's files are always
+    fixed, by default to one image.
     with_preprocessing: the file takes (B, height, width, channels) uint8 and gives probabilities. dtype: "float32", or "float16" and
     "bfloat16" where the format has them.
     Class names, mean and std, sizes, licence and origin go into the file; `Predictor` reads them there.
@@ -86,6 +87,7 @@ def export(
     file, say = Path(out).expanduser(), say or _silent
     form = choose(to, dtype, dynamic)
     check_out(file, form, to, overwrite)
+    batch_size = batch_size if form.dynamic else batch_size or 1
     model, facts = _model(model_or_path, form.dynamic and dynamic, img_size, batch_size, with_preprocessing, dtype)
     file.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{file.name}.", suffix=".writing", dir=file.parent))

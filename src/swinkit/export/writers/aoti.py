@@ -26,4 +26,6 @@ def write(net: nn.Module, facts: Facts, file: Path) -> None:
     except InductorError as error:
         says = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ExportError(f"AOTInductor could not compile the model ({says}); it needs a C++ compiler (g++).") from error
+    # The sources name paths of this machine, and nothing reads them.
+    files = [name for name in files if not str(name).endswith(".cpp")]
     package_pt2(str(file), aoti_files=files, extra_files={f"{KEY}.json": facts.to_json()})
