@@ -21,8 +21,9 @@ from swinkit.model import SwinTransformer, SwinTrunk
 def spell(model: SwinTransformer | SwinBackbone, size: Size | None = None, *, one_image: bool = False, separate: bool = False) -> nn.Module:
     """(B, in_chans, height, width) -> what `model` returns, maps as a tuple; for any size, or for images of `size` alone.
 
-    The new module shares weights with `model`, which is in eval mode and not changed. Bit for bit it computes the same in float32, unless
-    queries, keys and values get products of their own (`separate`), which a runtime need not split. one_image: never more than one.
+    The new module shares weights with `model`, which is in eval mode and not changed. It computes the same, bit for bit, with two
+    exceptions: on padded maps PyTorch adds the bias of wide layers to its sums in another order; and queries, keys and values can get
+    products of their own (`separate`), which a runtime need not split. one_image: never more than one.
     """
     wanted = model.out_indices if isinstance(model, SwinBackbone) else (len(model.layers) - 1,)
     trunk: nn.Module = AnySize(model, wanted, separate) if size is None else OneSize(model, wanted, size, separate, one_image)

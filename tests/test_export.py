@@ -1,0 +1,286 @@
+"""Exported files: other sizes than they were made with, what they say about themselves, what is left after a failure, and the runtimes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import swinkit
+from small_models import small
+from swinkit.backbone import SwinBackbone
+from swinkit.bench.subject import randomised
+from swinkit.cli import run
+from swinkit.config import SwinConfig
+from swinkit.data import open_split
+from swinkit.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
+from swinkit.export import checks, options
+from swinkit.runtimes.artefacts import open_artefact, pixels
+from swinkit.runtimes.facts import Facts
+
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+EACH = pytest.mark.parametrize("to", SUFFIX)
+PREPROCESS = {"size": [16, 16], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic", "crop_pct": 1.0}
+DIM = {"embed_dim": 16, "num_heads": (2,), "depths": (2,), "img_size": 16}
+
+
+def model_of(version=1, **changes):
+    model = randomised(small(version, **DIM | changes))
+    model.labels, model.preprocess = tuple("abcde"), PREPROCESS
+    model.origin = {"base_model": "somebody/swin", "license": "apache-2.0"}
+    return model
+
+
+@pytest.fixture(scope="module", params=SUFFIX)
+def any_size(request, tmp_path_factory):
+    """(a V2 that shifts and pads, its file for any size)"""
+    model = model_of(2)
+    path = tmp_path_factory.mktemp("any") / f"model{SUFFIX[request.param]}"
+    return model, swinkit.export(model, to=request.param, out=path)
+
+
+def test_any_number_of_images_of_any_size(any_size):
+    model, written = any_size
+    artefact = open_artefact(written.path)
+    for batch, size in ((1, (16, 16)), (5, (7, 23)), (2, (40, 9)), (1, (1, 1)), (3, (33, 33))):
+        x = torch.randn(batch, 3, *size)
+        with torch.no_grad():
+            assert checks.largest_difference(artefact.outputs(x), [model(x)]) < 2e-6
+
+
+def test_it_was_compared_at_other_sizes_than_it_was_made_with(any_size):
+    written = any_size[1]
+    shapes = {(check.batch, check.size) for check in written.checks}
+    assert len(shapes) == 4
+    assert len({size for _, size in shapes}) == 4
+    assert {check.images for check in written.checks} == {"random", "real"}
+    assert written.difference == max(check.difference for check in written.checks) < 1e-5
+    assert written.difference > 0 or written.to == "torch-export"
+    assert f"largest difference: {written.difference:.1e}" in written.table()
+    assert json.loads(json.dumps(written.to_dict()))["checks"][0]["batch"] == 1
+
+
+def test_it_says_what_it_is(any_size):
+    model, written = any_size
+    facts = open_artefact(written.path).facts
+    assert (facts.labels, facts.preprocess, facts.origin) == (model.labels, PREPROCESS, model.origin)
+    assert (facts.config, facts.batch_size, facts.img_size) == (model.config, None, None)
+    assert facts.version == swinkit.__version__
+
+
+def test_it_does_not_say_where_it_was_made(any_size):
+    for file in any_size[1].files:
+        content = file.read_bytes()
+        assert b"site-packages" not in content
+        assert str(file.parent).encode() not in content
+        assert b"spelling.py" not in content
+
+
+@EACH
+def test_one_size(to, tmp_path):
+    """Tables and places are stored; images of another size are refused in a sentence."""
+    model = model_of(1)
+    written = swinkit.export(model, to=to, out=tmp_path / f"m{SUFFIX[to]}", dynamic=False, img_size=(18, 16), batch_size=2)
+    artefact = open_artefact(written.path)
+    assert artefact.facts.preprocess["size"] == [18, 16]
+    for count in (1, 2, 5):
+        x = torch.randn(count, 3, 18, 16)
+        with torch.no_grad():
+            assert checks.largest_difference([artefact.run(x)], [model(x)]) < 2e-6
+    with pytest.raises(InputError, match="18 x 16 pixels alone; got 16 x 16"):
+        artefact.run(torch.randn(1, 3, 16, 16))
+
+
+@EACH
+def test_with_preprocessing(to, tmp_path):
+    """8-bit pixels in, probabilities out; and as a runtime it takes what every runtime takes."""
+    model = model_of(1)
+    written = swinkit.export(model, to=to, out=tmp_path / f"m{SUFFIX[to]}", dynamic=False, with_preprocessing=True)
+    artefact = open_artefact(written.path)
+    raw = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8)
+    mean, std = torch.tensor(PREPROCESS["mean"]), torch.tensor(PREPROCESS["std"])
+    prepared = ((raw / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        wanted = model(prepared)
+    (got,) = artefact.outputs(raw)
+    torch.testing.assert_close(got, wanted.softmax(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(artefact.run(prepared).softmax(-1), wanted.softmax(-1), atol=1e-5, rtol=0)
+    assert torch.equal(pixels(prepared, swinkit.Preprocess.from_dict(PREPROCESS)), raw)
+
+
+@EACH
+def test_backbones(to, tmp_path):
+    config = SwinConfig(img_size=16, patch_size=2, embed_dim=16, depths=(2, 1), num_heads=(2, 4), window_size=3, size_policy="dense")
+    model = randomised(SwinBackbone(config, (0, 1)))
+    path = tmp_path / f"m{SUFFIX[to]}"
+    written = swinkit.export(model, to=to, out=path, dynamic=False, img_size=18)
+    assert written.difference < 1e-5
+    x = torch.randn(2, 3, 18, 18)
+    with torch.no_grad():
+        got = open_artefact(path).outputs(x)
+        assert [m.shape for m in got] == [m.shape for m in model(x)]
+    with pytest.raises(CheckpointError, match="is not a classifier"):
+        swinkit.Predictor(path)
+    with pytest.raises(CheckpointError, match="gives maps"):
+        open_artefact(path).run(x)
+
+
+@pytest.mark.parametrize(("to", "dtype"), [("onnx", "float16"), ("openvino", "float16"), ("torch-export", "bfloat16")])
+def test_other_dtypes(to, dtype, tmp_path):
+    model = model_of(1)
+    sizes = {}
+    for name in ("float32", dtype):
+        written = swinkit.export(model, to=to, out=tmp_path / f"{name}{SUFFIX[to]}", dynamic=False, dtype=name)
+        sizes[name] = written
+    assert 1e-5 < sizes[dtype].difference < checks.TOLERANCE[dtype]
+    assert sizes["float32"].difference < 1e-5
+
+
+@EACH
+def test_a_wrong_file_is_not_kept(to, tmp_path, monkeypatch, capsys):
+    """A weight is changed between the model and its file."""
+    model = model_of(1)
+    swinkit.save_pretrained(model, tmp_path / "model")
+    right = options.build
+
+    def wrong(model, facts, to):
+        net = right(model, facts, to)
+        net.head = torch.nn.Linear(16, 5).eval()
+        return net
+
+    monkeypatch.setattr(options, "build", wrong)
+    path = tmp_path / f"m{SUFFIX[to]}"
+    assert run(["export", str(tmp_path / "model"), "--to", to, "--out", str(path), "--fixed"]) == 1
+    out, err = capsys.readouterr()
+    assert "differs from PyTorch by" in err
+    assert "No file was written" in err
+    assert out == ""
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m.pt2"
+    path.write_text("old")
+    with pytest.raises(CheckpointError, match="exists already"):
+        swinkit.export(model_of(), to="torch-export", out=path)
+    monkeypatch.setattr(checks, "largest_difference", lambda *_: float("nan"))
+    with pytest.raises(ExportError):
+        swinkit.export(model_of(), to="torch-export", out=path, dynamic=False, overwrite=True)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_differences_see_shapes_and_nan():
+    one = torch.tensor([1.0, -2.0])
+    assert checks.largest_difference([one], [torch.tensor([1.0, -2.002])]) == pytest.approx(0.001, rel=0.01)
+    assert checks.largest_difference([one], [one[:1]]) == float("inf")
+    assert checks.largest_difference([one], []) == float("inf")
+    assert checks.largest_difference([torch.tensor([1.0, float("nan")])], [one]) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"to": "onyx"}, UnknownNameError, "Did you mean onnx"),
+        ({"out": "m.xml"}, ConfigError, "ending in .onnx"),
+        ({"dtype": "bfloat16"}, ConfigError, "onnx can be float32, float16"),
+        ({"img_size": 20}, ConfigError, "--fixed"),
+        ({"batch_size": 0}, ConfigError, "at least 1"),
+        ({"with_preprocessing": True}, ConfigError, "does not say how to prepare images"),
+    ],
+)
+def test_options_that_cannot_be(changes, error, says, tmp_path):
+    model = model_of()
+    model.preprocess = {}
+    with pytest.raises(error, match=says):
+        swinkit.export(model, **{"to": "onnx", "out": tmp_path / "m.onnx"} | changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_cannot_be(tmp_path):
+    for model, says in (
+        (torch.nn.Linear(1, 1), "Got a Linear"),
+        (model_of().requires_grad_(False).to("meta"), "has no weights"),
+    ):
+        with pytest.raises(InputError, match=says):
+            swinkit.export(model, to="onnx", out=tmp_path / "m.onnx")
+    model = model_of()
+    with torch.no_grad():
+        model.head.bias[0] = float("nan")
+    with pytest.raises(InputError, match=r"head\.bias holds numbers that are not finite"):
+        swinkit.export(model, to="onnx", out=tmp_path / "m.onnx")
+    model = model_of()
+    model.layers[0].blocks[0].mlp.fc1.register_forward_hook(lambda *_: None)
+    with pytest.raises(InputError, match="has a hook"):
+        swinkit.export(model, to="onnx", out=tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "executorch"])
+def test_a_missing_package_is_a_sentence(to, tmp_path, monkeypatch):
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=rf"install with: pip install 'swinkit\[{to}\]'"):
+        swinkit.export(model_of(), to=to, out=tmp_path / f"m{SUFFIX.get(to, '.pte')}")
+
+
+def test_opening_without_the_runtime_is_a_sentence(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"")
+    code = f"import sys; sys.modules['onnxruntime'] = None; import swinkit; swinkit.Predictor({str(tmp_path / 'm.onnx')!r})"
+    says = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.splitlines()[-1]
+    assert says.startswith("swinkit.errors.ConfigError: m.onnx needs the package onnxruntime")
+    assert says.endswith("install it with: pip install 'swinkit[onnx]'")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_broken_files_are_a_sentence(suffix, tmp_path):
+    path = tmp_path / f"m{suffix}"
+    with pytest.raises(CheckpointError, match="There is no"):
+        swinkit.Predictor(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match=r"m\."):
+        swinkit.Predictor(path)
+    if suffix == ".xml":
+        path.with_suffix(".bin").write_bytes(b"")
+        with pytest.raises(CheckpointError, match="cannot be opened by OpenVINO"):
+            swinkit.Predictor(path)
+
+
+def test_files_of_others_are_a_sentence():
+    for text in (None, "", "{}", "[1]", "nonsense"):
+        with pytest.raises(CheckpointError, match="does not say that swinkit wrote it"):
+            Facts.from_json(text, "m.onnx")
+    good = json.loads(Facts(SwinConfig()).to_json())
+    for change in ({"format_version": 2}, {"config": {"depths": [1]}}, {"config": 3}, {"labels": 3}):
+        with pytest.raises(CheckpointError):
+            Facts.from_json(json.dumps(good | change), "m.onnx")
+    assert Facts.from_json(json.dumps(good), "m.onnx") == Facts(SwinConfig())
+
+
+@EACH
+def test_a_trained_model_predicts_alike_in_every_runtime(to, trained, pictures, tmp_path, capsys):
+    path = tmp_path / f"m{SUFFIX[to]}"
+    assert run(["export", str(trained.run), "--to", to, "--out", str(path), "--fixed", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["difference"] < 1e-5
+    files = sorted((pictures / "test").rglob("*.png"))
+    one, other = swinkit.Predictor(trained.run), swinkit.Predictor(path, batch_size=4)
+    assert (other.classes, other.preprocess) == (one.classes, one.preprocess)
+    for a, b in zip(one(files), other(files), strict=True):
+        assert (a.label, a.source) == (b.label, b.source)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+    assert swinkit.evaluate(path, pictures).top1 == swinkit.evaluate(trained.run, pictures).top1
+    assert run(["predict", str(path), str(files[0]), "--top-k", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{files[0]}: blue")
+    assert "threads" in err
+    with pytest.raises(CheckpointError, match="no pooled features"):
+        swinkit.embed(path, pictures)
+    with pytest.raises(ConfigError, match="run on the CPU"):
+        swinkit.Predictor(path, device="cuda")
+
+
+def test_real_images_are_clothes():
+    facts = Facts(SwinConfig(img_size=20), preprocess=PREPROCESS, with_preprocessing=True)
+    raw = checks.real_images(facts, 2, (28, 28))
+    wanted = np.asarray(open_split("fashion-mnist-sample", "test").image(37, "RGB"))
+    assert np.array_equal(raw[1].numpy(), wanted)
