@@ -34,9 +34,9 @@ class Attention(nn.Module):
         self.heads, self.tokens, self.cosine, self.one_image = attn.heads, attn.window[0] * attn.window[1], attn.version == 2, one_image
         with torch.no_grad():
             weight, bias, scale, qkv_bias = attn.qkv.weight, attn.bias(), attn.scale(), attn.qkv_bias()
-            qkv_bias = weight.new_zeros(len(weight)) if qkv_bias is None else qkv_bias
-            parts = zip(weight.chunk(3), qkv_bias.chunk(3), strict=True) if separate else [(weight, qkv_bias)]
-            self.products = nn.ModuleList(_linear(*part) for part in parts)
+            count = 3 if separate else 1
+            biases = (None,) * count if qkv_bias is None else qkv_bias.chunk(count)
+            self.products = nn.ModuleList(_linear(*part) for part in zip(weight.chunk(count), biases, strict=True))
             self.bias, self.masked = constant(bias), constant(bias - 100)  # between the sides of the seam, as the originals
             self.scale = scale if isinstance(scale, float) else constant(scale)
         self.proj = attn.proj
@@ -58,11 +58,12 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).reshape(-1, x.shape[1] if places is None else places.index.shape[0], x.shape[2])
         return self.proj(out if places is None else out.index_select(1, places.back))
 
-    def _windows(self, product: nn.Module, x: Tensor, places: Places | None) -> Tensor:
+    def _windows(self, product: nn.Linear, x: Tensor, places: Places | None) -> Tensor:
         """(B, L, C) -> (B * G, N, C'). How many windows is left open (-1), which is a constant in a graph."""
         x = product(x)
         if places is not None:
-            x = torch.where(places.real, x.index_select(1, places.index), product.bias)  # type: ignore[arg-type]
+            pad: Any = product.bias
+            x = torch.where(places.real, x.index_select(1, places.index), 0.0 if pad is None else pad)
         return x.reshape(-1, self.tokens, x.shape[2])
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
@@ -77,9 +78,10 @@ class Attention(nn.Module):
         return every.softmax(-1).reshape(-1, *self.bias.shape)
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = (nn.Parameter(tensor.detach().clone(), requires_grad=False) for tensor in (weight, bias))
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    linear.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)  # type: ignore[assignment]
     return linear
 
 

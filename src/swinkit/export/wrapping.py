@@ -25,8 +25,8 @@ class WithPreprocessing(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """Normalises as swinkit.data does, to the bit."""
         prepared = (images.float() * (1 / 255) - self.mean) / self.std
-        # Contiguous: with channels last, PyTorch would ask whether there is more than one image.
-        outputs = self.net(prepared.permute(0, 3, 1, 2).contiguous())
+        # Not contiguous(): PyTorch would ask whether there is more than one image, and a column more than one wide.
+        outputs = self.net(prepared.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format))
         return outputs.softmax(-1) if self.classifies else outputs
 
 
