@@ -185,6 +185,17 @@ def test_a_trained_model_predicts_alike_in_every_runtime(to, trained, pictures, 
         swinkit.Predictor(path, device="cuda")
 
 
+def test_bench_measures_a_file(tmp_path, capsys):
+    path = tmp_path / "m.onnx"
+    swinkit.export(model_of(1), to="onnx", out=path, dynamic=False)
+    arguments = ["--batch-size", "3", "--dtype", "float32", "--threads", "1", "--rounds", "1", "--seconds", "0.01", "--json"]
+    assert run(["bench", "model", str(path), *arguments]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["runtime"], row["difference"], row["failed"]) == ("m.onnx", 0.0, "")
+    assert row["says"].startswith("onnxruntime")
+    assert row["images_per_second"] > 0
+
+
 def test_real_images_are_clothes():
     facts = Facts(SwinConfig(img_size=20), preprocess=PREPROCESS, with_preprocessing=True)
     raw = checks.real_images(facts, 2, (28, 28))
