@@ -58,7 +58,7 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).reshape(-1, x.shape[1] if places is None else places.index.shape[0], x.shape[2])
         return self.proj(out if places is None else out.index_select(1, places.back))
 
-    def _windows(self, product: nn.Linear, x: Tensor, places: Places | None) -> Tensor:
+    def _windows(self, product: nn.Module, x: Tensor, places: Places | None) -> Tensor:
         """(B, L, C) -> (B * G, N, C'). How many windows is left open (-1), which is a constant in a graph."""
         x = product(x)
         if places is not None:

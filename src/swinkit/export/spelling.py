@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from swinkit.backbone import SwinBackbone
@@ -56,7 +57,9 @@ class Maps(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, in_chans, height, width) -> a (B, C, H, W) per stage in `out_indices`."""
         found = zip(self.trunk(images), self.norms, strict=True)
-        return tuple(norm(x).reshape(-1, *grid, x.shape[2]).permute(0, 3, 1, 2).contiguous() for (x, grid), norm in found)
+        maps = (norm(x).reshape(-1, *grid, x.shape[2]).permute(0, 3, 1, 2) for (x, grid), norm in found)
+        # Not contiguous(): PyTorch would ask whether a map is one token wide.
+        return tuple(each.clone(memory_format=torch.contiguous_format) for each in maps)
 
 
 class AnySize(nn.Module):
