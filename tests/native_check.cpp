@@ -12,6 +12,8 @@
 
 #include "swinkit_cpu.h"
 
+void check_training(const char *name, int isa, int dtype);  // native_check_training.cpp
+
 namespace {
 
 std::mt19937 random_bits(7);
@@ -111,6 +113,7 @@ int main(int count, char **names) {
             if (!swk_has(isa, dtype)) continue;
             for (const Shape &shape : SHAPES)
                 std::printf("%s %d %d %.6g\n", name, dtype, (int)(&shape - SHAPES), check(shape, isa, dtype));
+            if (dtype != SWK_INT8) check_training(name, isa, dtype);
         }
     }
 }

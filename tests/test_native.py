@@ -41,7 +41,7 @@ def build(setup_py, folder, compiler, options, x86=True):
 
     sources = [path for path in sorted(NATIVE.glob("*.cpp")) if x86 or path.stem not in setup_py.FLAGS]
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, [*sources, ROOT / "tests" / "native_check.cpp"]))
+        objects = list(pool.map(compile_one, [*sources, *sorted((ROOT / "tests").glob("native_check*.cpp"))]))
     program = folder / "check"
     subprocess.run([compiler, *options, *([] if x86 else ["-static"]), *objects, "-o", str(program), "-pthread"], check=True)
     return program

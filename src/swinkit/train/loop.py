@@ -15,6 +15,8 @@ from swinkit.data import Splits, batch_mixer, make_loader, train_transform
 from swinkit.data.loader import hashed
 from swinkit.errors import SwinkitError, TrainingError
 from swinkit.kernels import choose
+from swinkit.kernels.cpu.heap import keep_freed_memory
+from swinkit.kernels.training import training
 from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp, pick_device
 from swinkit.tasks.classify import soft_cross_entropy
@@ -48,6 +50,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.splits, self.run, self.world = recipe, splits, run, world or World()
         self.device = pick_device(recipe.device, self.world.local_rank if self.world.size > 1 else None)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)
         self.amp = pick_amp(recipe.amp, self.device, recipe.amp_dtype)
@@ -191,16 +195,17 @@ class Trainer:
 
     def _step(self, micros: list[Micro]) -> None:
         """One optimiser step. Its chance (mixing, dropout, stochastic depth) comes from the seed and its number alone."""
-        torch.manual_seed(hashed(self.recipe.seed, self.step, 1) % 2**63)
+        recipe = self.recipe
+        torch.manual_seed(hashed(recipe.seed, self.step, 1) % 2**63)
         for number, (images, labels) in enumerate(micros, 1):
             images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             mixed, targets = self.mix(images, labels)
             if self.neighbour:
                 mixed, targets, labels = mixed[1:], targets[1:], labels[1:]
             with last_only(self.forward, last=number == len(micros)):
-                with autocast(self.device, self.amp):
+                with training(self.model, recipe.memory), autocast(self.device, self.amp):
                     logits = self.forward(mixed)
-                loss = soft_cross_entropy(logits, targets, self.recipe.smoothing)
+                loss = soft_cross_entropy(logits, targets, recipe.smoothing)
                 self.scaler.scale(loss / len(micros)).backward()
             correct = (logits.detach().argmax(1) == labels).sum()
             for window in (self.window, self.epoch_window):

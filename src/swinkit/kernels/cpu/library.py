@@ -1,6 +1,6 @@
 """The C++ library of this folder: where it is, why it is not, and its functions with their types.
 
-It is a plain shared library without a trace of PyTorch or Python in it; everything passes as pointers to float32.
+It is a plain shared library without a trace of PyTorch or Python in it; everything passes as pointers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
-VERSION = 2
+VERSION = 3
 """SWK_VERSION of the interface that is described here."""
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1
@@ -47,6 +47,33 @@ class Job(Structure):
     )
 
 
+class Attention(Structure):
+    """swk_attention."""
+
+    _fields_ = (
+        *((name, c_int) for name in ("batch", "height", "width", "heads", "dim", "window_h", "window_w", "shift_h", "shift_w", "cosine")),
+        *((name, c_void_p) for name in ("qkv", "bias", "pad", "scale", "out", "lse")),
+        *((name, c_void_p) for name in ("out_grad", "qkv_grad", "bias_grad", "pad_grad", "scale_grad")),
+        ("threads", c_int),
+        ("parallel", c_void_p),
+    )
+
+
+class Linear(Structure):
+    """swk_linear."""
+
+    _fields_ = (
+        ("rows", c_long),
+        *((name, c_int) for name in ("inputs", "outputs", "gelu", "x_wide")),
+        *((name, c_void_p) for name in ("x", "weight", "bias", "y")),
+        ("y_grad_wide", c_int),
+        ("x_grad_wide", c_int),
+        *((name, c_void_p) for name in ("y_grad", "x_grad", "weight_grad", "bias_grad")),
+        ("threads", c_int),
+        ("parallel", c_void_p),
+    )
+
+
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_version": (c_int, ()),
     "swk_isa": (c_int, ()),
@@ -60,6 +87,10 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_bytes": (c_long, (c_void_p,)),
     "swk_free": (None, (c_void_p,)),
     "swk_run": (c_int, (c_void_p, POINTER(Job))),
+    "swk_attention_forward": (c_int, (c_int, c_int, POINTER(Attention))),
+    "swk_attention_backward": (c_int, (c_int, c_int, POINTER(Attention))),
+    "swk_linear_forward": (c_int, (c_int, c_int, POINTER(Linear))),
+    "swk_linear_backward": (c_int, (c_int, c_int, POINTER(Linear))),
     "swk_gemm_rate": (c_double, (*(c_int,) * 5, c_double, c_int)),
 }
 

@@ -11,6 +11,40 @@ namespace {
 constexpr float MASKED = -100.f * 1.44269504088896f;  // the originals add -100 across the seam
 constexpr int SCORES = 32768;                          // floats of scores at a time, so that they stay in the first caches
 
+using swk::Windows;
+using swk::WindowShape;
+
+// Calls each(place in the window, token of the map) for the tokens of a window that are not padding.
+template <class Each> INLINE void each_token(const WindowShape &shape, const Windows &windows, long index, Each each) {
+    const swk::Grid &grid = windows.grid;
+    const long per_image = (long)windows.down * windows.across;
+    const int image = (int)(index / per_image), y0 = (int)(index % per_image / windows.across), x0 = (int)(index % windows.across);
+    for (int i = 0; i < shape.window_h; i++) {
+        const int y = (y0 * shape.window_h + i + windows.shift_h) % (windows.down * shape.window_h);
+        for (int j = 0; j < shape.window_w && y < grid.height; j++) {
+            const int x = (x0 * shape.window_w + j + windows.shift_w) % (windows.across * shape.window_w);
+            if (x < grid.width) each(i * shape.window_w + j, ((long)image * grid.height + y) * grid.width + x);
+        }
+    }
+}
+
+// Whether a window lies on the seam of the shift below (2) and to the right (1).
+INLINE int seam_of(const Windows &windows, long index) {
+    const int y = (int)(index / windows.across % windows.down), x = (int)(index % windows.across);
+    return (windows.shift_h && y == windows.down - 1 ? 2 : 0) + (windows.shift_w && x == windows.across - 1 ? 1 : 0);
+}
+
+// On which side of the seam each token of a window lies, and what each side may not see.
+INLINE void fill_masks(const WindowShape &shape, const Windows &windows, int seam, unsigned char *side, float *masks) {
+    for (int t = 0; t < shape.tokens; t++) {
+        const int below = (seam & 2) && t / shape.window_w >= shape.window_h - windows.shift_h;
+        const int right = (seam & 1) && t % shape.window_w >= shape.window_w - windows.shift_w;
+        side[t] = (unsigned char)(2 * below + right);
+    }
+    for (int own = 0; own < 4; own++)
+        for (int t = 0; t < shape.keys; t++) masks[own * shape.keys + t] = t < shape.tokens && side[t] != own ? MASKED : 0.f;
+}
+
 template <class T> struct AttentionScratch {
     T *q, *k, *v;             // [panels][rows][32]
     float *wide;              // [panels][rows][32]: version 2, before the unit length
@@ -27,14 +61,14 @@ template <class T> struct AttentionScratch {
     long stride;              // from one panel of scores to the next
 };
 
-template <class T> INLINE int chunk_of(const swk::Block &block) {
-    return smaller_of(block.tokens, larger_of(ROWS, SCORES / block.keys / ROWS * ROWS));
+INLINE int chunk_of(const WindowShape &shape) {
+    return smaller_of(shape.tokens, larger_of(ROWS, SCORES / shape.keys / ROWS * ROWS));
 }
 
 template <class T> AttentionScratch<T> lay_out(swk::Arena &arena, const swk::Block &block, int rows, int windows) {
     const size_t panels = block.heads.panels, tokens = block.tokens + 1, keys = block.keys;
     AttentionScratch<T> s;
-    s.chunk = chunk_of<T>(block);
+    s.chunk = chunk_of(block);
     const size_t room = (s.chunk + TOGETHER - 1) / TOGETHER * TOGETHER;
     s.stride = (long)room * PANEL;
     s.q = arena.take<T>(panels * rows * PANEL);
@@ -157,12 +191,13 @@ template <class T> struct Scores {
     T *to;
     long stride;
     int panels;
+    float *inverse;            // of each row
+    float *largest = nullptr;  // of each row, if wanted
 };
 
 // softmax of TOGETHER rows, without its division: what it would divide by comes back inverted. PANELS: how many panels of keys, where that is
 // known; the scores then stay in registers.
-template <class T, int PANELS>
-INLINE void softmax_rows(const Scores<T> &s, const float *const *bias, const float *const *mask, float *inverse) {
+template <class T, int PANELS> INLINE void softmax_rows(const Scores<T> &s, const float *const *bias, const float *const *mask) {
     constexpr int N = TOGETHER;
     const int count = PANELS ? PANELS : s.panels;
     Vec held[N][PANELS ? PANELS * VECS : 1], most[N];
@@ -198,7 +233,8 @@ INLINE void softmax_rows(const Scores<T> &s, const float *const *bias, const flo
                 put(s.to + r * PANEL + p * s.stride + v * LANES, e);
             }
     }
-    inverse_sums(total, inverse);
+    inverse_sums(total, s.inverse);
+    for (int r = 0; s.largest && r < N; r++) s.largest[r] = first_of(most[r]);
 }
 
 // Rows of bias and mask for the tokens of some rows.
@@ -211,7 +247,7 @@ struct RowTables {
 };
 
 // softmax of rows [0, rows) of the scores, TOGETHER at a time. The last ones may be rows that nobody asked for; scratch has room for them.
-template <class T, int PANELS> INLINE void softmax(AttentionScratch<T> &s, int rows, int panels, const RowTables &tables) {
+template <class T, int PANELS> INLINE void softmax(const Scores<T> &s, int rows, const RowTables &tables) {
     for (int first = 0; first < rows; first += TOGETHER) {
         const float *bias[TOGETHER], *mask[TOGETHER];
         for (int r = 0; r < TOGETHER; r++) {
@@ -219,8 +255,8 @@ template <class T, int PANELS> INLINE void softmax(AttentionScratch<T> &s, int r
             bias[r] = tables.bias + token * tables.stride;
             mask[r] = tables.side ? tables.masks + tables.side[token] * tables.stride : nullptr;
         }
-        const Scores<T> scores{s.scores + first * PANEL, s.weights + first * PANEL, s.stride, panels};
-        softmax_rows<T, PANELS>(scores, bias, tables.side ? mask : nullptr, s.inverse + first);
+        const Scores<T> part{s.from + first * PANEL, s.to + first * PANEL, s.stride, s.panels, s.inverse + first, s.largest ? s.largest + first : nullptr};
+        softmax_rows<T, PANELS>(part, bias, tables.side ? mask : nullptr);
     }
 }
 

@@ -9,26 +9,17 @@ namespace {
 using swk::Block;
 using swk::Tile;
 using swk::Window;
-using swk::Windows;
 
 INLINE void gather_window(const Block &block, const Windows &windows, long index, float *map, Tile &tile, Window &window) {
-    const swk::Grid &grid = windows.grid;
-    const long per_image = (long)windows.down * windows.across;
-    const int image = (int)(index / per_image), y0 = (int)(index % per_image / windows.across), x0 = (int)(index % windows.across);
     int *place = tile.places + tile.rows;
     window.first = tile.rows;
-    for (int i = 0; i < block.window_h; i++) {
-        const int y = (y0 * block.window_h + i + windows.shift_h) % (windows.down * block.window_h);
-        for (int j = 0; j < block.window_w && y < grid.height; j++) {
-            const int x = (x0 * block.window_w + j + windows.shift_w) % (windows.across * block.window_w);
-            if (x >= grid.width) continue;
-            tile.places[tile.rows] = i * block.window_w + j;
-            tile.row[tile.rows++] = map + (((long)image * grid.height + y) * grid.width + x) * grid.stride;
-        }
-    }
+    each_token(block, windows, index, [&](int where, long token) {
+        tile.places[tile.rows] = where;
+        tile.row[tile.rows++] = map + token * windows.grid.stride;
+    });
     window.real = tile.rows - window.first;
     window.place = window.real == block.tokens ? nullptr : place;
-    window.seam = (windows.shift_h && y0 == windows.down - 1 ? 2 : 0) + (windows.shift_w && x0 == windows.across - 1 ? 1 : 0);
+    window.seam = seam_of(windows, index);
 }
 
 void gather(const Block &block, const Windows &windows, long first, int count, float *map, Tile &tile) {
@@ -45,17 +36,6 @@ template <class T> void enter(const Block &block, Tile &tile, int from, int to) 
         if (block.version == 1) normalise(row, out, panel, tile.scale + r);
         else take_row(row, out, panel, tile.scale + r);
     }
-}
-
-// On which side of the seam each token of a window lies, and what each side may not see.
-INLINE void fill_masks(const Block &block, const Windows &windows, const Window &window, unsigned char *side, float *masks) {
-    for (int t = 0; t < block.tokens; t++) {
-        const int below = (window.seam & 2) && t / block.window_w >= block.window_h - windows.shift_h;
-        const int right = (window.seam & 1) && t % block.window_w >= block.window_w - windows.shift_w;
-        side[t] = (unsigned char)(2 * below + right);
-    }
-    for (int own = 0; own < 4; own++)
-        for (int t = 0; t < block.keys; t++) masks[own * block.keys + t] = t < block.tokens && side[t] != own ? MASKED : 0.f;
 }
 
 // k or v of a whole window: the tile's rows, or, where the window is padded, a copy with the padding's values between them.
@@ -100,7 +80,8 @@ INLINE void attend_head(const Block &block, const Tile &tile, const Window &wind
         }
         const RowTables tables{bias + (long)token * block.keys, block.keys, window.place ? window.place + row : nullptr, work.masks,
                                work.side ? work.side + token : nullptr};
-        panels == 2 ? softmax<T, 2>(s, rows, 2, tables) : softmax<T, 0>(s, rows, panels, tables);
+        const Scores<T> scores{s.scores, s.weights, s.stride, panels, s.inverse};
+        panels == 2 ? softmax<T, 2>(scores, rows, tables) : softmax<T, 0>(scores, rows, tables);
         for (int p = 0; p < heads.panels; p++) {
             T *out = (T *)tile.attended + ((long)(group * heads.panels + p) * tile.rows + first) * PANEL;
             Result to{Store::scaled};
@@ -146,7 +127,7 @@ template <class T, class Q> void attend(const Block &block, Tile &tile, const Wi
     unsigned char *sides = arena.take<unsigned char>((size_t)tile.windows * block.tokens);
     for (int w = 0; w < tile.windows; w++)
         if (tile.window[w].seam)
-            fill_masks(block, windows, tile.window[w], sides + (long)w * block.tokens, s.masks + (long)w * 4 * block.keys);
+            fill_masks(block, windows, tile.window[w].seam, sides + (long)w * block.tokens, s.masks + (long)w * 4 * block.keys);
     for (int group = from; group < to; group++) {
         project_group<T, Q>(block, tile, group, s);
         for (int w = 0; w < tile.windows; w++) {

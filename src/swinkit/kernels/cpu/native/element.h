@@ -17,6 +17,8 @@ constexpr int VECS = PANEL / LANES;  // vectors of a panel's row
 template <class N> INLINE N smaller_of(N a, N b) { return a < b ? a : b; }
 template <class N> INLINE N larger_of(N a, N b) { return a > b ? a : b; }
 
+INLINE float to_float(float x) { return x; }
+
 // 32 floats as a panel's row.
 INLINE void put(float *to, const float *from) {
     for (int v = 0; v < VECS; v++) store(to + v * LANES, load(from + v * LANES));
@@ -29,6 +31,15 @@ INLINE void put(float *to, const Vec *v) {
 }
 
 #ifdef SWK_BF16
+INLINE Vec load(const bf16 *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+INLINE float to_float(bf16 x) {
+    const uint32_t bits = (uint32_t)x << 16;
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
 INLINE void put(bf16 *to, const Vec *v) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0])); }
 INLINE void put(bf16 *to, const float *from) {
     Vec v[2] = {load(from), load(from + LANES)};

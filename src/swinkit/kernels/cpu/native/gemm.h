@@ -15,6 +15,9 @@ enum class Store {
     residual,    // out = rows[row] + sum
     finish,      // rows[row] = out + sum
     scatter,     // rows[row] = sum
+    map,         // out[row] = sum, in rows that lie `stride` apart
+    wide_map,    // the same in float
+    gelu_map,    // the same times the derivative of GELU at aux[row], an operand in rows that lie `stride` apart
 };
 
 struct Result {
@@ -23,7 +26,8 @@ struct Result {
     const float *bias = nullptr;   // [32]
     float *const *rows = nullptr;  // rows elsewhere, and where this panel lies in them
     long offset = 0;
-    const float *aux = nullptr;
+    const void *aux = nullptr;
+    long stride = 0;
     const float *row_scale = nullptr, *column_scale = nullptr;  // int8: what a step is worth, of each row's operand and of each column's weights
     const int *start = nullptr;                                 // int8: where the sums of each column begin
     const char *next = nullptr;    // weights that will be wanted after these
@@ -50,6 +54,20 @@ template <int R> INLINE void to_rows(const Vec (&sum)[R][COLS], const Result &to
     for (int r = 0; r < R; r++) put(to.rows[row + r] + to.offset + column, sum[r]);
 }
 
+template <class T, int R> INLINE void to_map(const Vec (&sum)[R][COLS], const Result &to, int row, int column) {
+    T *out = (T *)to.out + row * to.stride + column;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) put(out + r * to.stride, sum[r]);
+}
+
+template <class T, int R> INLINE void times_gelu_slope(Vec (&sum)[R][COLS], const Result &to, int row, int column) {
+    const T *at = (const T *)to.aux + row * to.stride + column;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < COLS; v++) sum[r][v] = sum[r][v] * gelu_slope<T>(load(at + r * to.stride + v * LANES));
+}
+
 template <class T, int R> INLINE void finish(Vec (&sum)[R][COLS], const Result &to, int row, int column) {
     float *out = (float *)to.out + (long)row * PANEL + column;
     switch (to.how) {
@@ -66,7 +84,7 @@ template <class T, int R> INLINE void finish(Vec (&sum)[R][COLS], const Result &
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-            for (int v = 0; v < COLS; v++) sum[r][v] = sum[r][v] * set1(to.aux[row + r]);
+            for (int v = 0; v < COLS; v++) sum[r][v] = sum[r][v] * set1(((const float *)to.aux)[row + r]);
         keep<T>(sum, to, row, column);
         break;
     case Store::accumulate:
@@ -85,6 +103,12 @@ template <class T, int R> INLINE void finish(Vec (&sum)[R][COLS], const Result &
         to_rows(sum, to, row, column);
         break;
     case Store::scatter: to_rows(sum, to, row, column); break;
+    case Store::map: to_map<T>(sum, to, row, column); break;
+    case Store::wide_map: to_map<float>(sum, to, row, column); break;
+    case Store::gelu_map:
+        times_gelu_slope<T>(sum, to, row, column);
+        to_map<T>(sum, to, row, column);
+        break;
     }
 }
 

@@ -45,6 +45,31 @@ struct Tile {
 // Hidden panels of the MLP at a time, so that a tile's stay in the second cache. In int8 so many have one scale for each row.
 constexpr int HIDDEN_PANELS = 24;
 
+// Attention over a whole map, for training.
+struct Attention {
+    swk_attention job;
+    WindowShape shape;
+    Windows windows;
+    int panels;         // of one head
+    const float *bias;  // [heads][tokens][keys], times log2 e; padded keys hold -1e30
+};
+
+// What some windows add to the gradients that all of them share.
+struct AttentionGradients {
+    float *bias;   // [heads][tokens][keys]
+    float *pad;    // [3][heads][dim]
+    float *scale;  // [heads]
+};
+
+using LinearJob = swk_linear;
+
+// Some rows of a linear layer on their way back, packed: `room` rows from one panel to the next.
+struct Chunk {
+    long first, room;
+    int rows;
+    void *grad, *grad_pairs, *x_pairs;
+};
+
 struct Kernels {
     size_t element;
     size_t factor;  // bytes of what a linear layer of a block takes
@@ -67,6 +92,18 @@ struct Kernels {
     void (*features)(const Head &, const Grid &, const float *map, long first, int rows, float *out, char *);
     void (*pool)(const Head &, const Grid &, const float *map, int image, void *operand, int images, float *out, char *);
     void (*classify)(const Head &, const void *operand, int images, int panel, float *out, char *);
+
+    size_t (*map_scratch)(const Attention &, bool backward);
+    void (*map_forward)(const Attention &, long window, int from, int to, char *);  // heads
+    void (*map_backward)(const Attention &, long window, int from, int to, const AttentionGradients &, char *);
+
+    size_t (*linear_scratch)(const LinearJob &, int rows);
+    void (*pack_outputs)(const LinearJob &, int panel, void *out, char *);
+    void (*pack_inputs)(const LinearJob &, int panel, void *out, char *);
+    void (*linear_rows)(const LinearJob &, long first, int rows, const void *packed, const float *bias, char *);
+    void (*linear_pack)(const LinearJob &, const Chunk &, int from, int to, char *);                                // rows
+    void (*linear_input_grad)(const LinearJob &, const Chunk &, int from, int to, const void *packed, char *);      // rows
+    void (*linear_weight_grad)(const LinearJob &, const Chunk &, int panel);
 
     void (*multiply)(const void *operand, int rows, const void *weight, int depth, float *out);  // one panel, for measuring
 };

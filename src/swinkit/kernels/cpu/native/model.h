@@ -1,9 +1,9 @@
 // A whole network: its packed weights in order, and the scratch that its runs take turns with.
 #pragma once
-#include <mutex>
 #include <vector>
 
 #include "kernels.h"
+#include "spares.h"
 
 namespace swk {
 
@@ -22,8 +22,5 @@ struct swk_net {
     std::vector<swk::Head> head;  // none in a backbone
     size_t bytes = 0;
 
-    // Scratch of finished runs, for the next ones.
-    static constexpr size_t SPARES = 4, LARGEST_SPARE = (size_t)256 << 20;
-    mutable std::mutex spare_lock;
-    mutable std::vector<swk::Buffer> spare;
+    mutable swk::Spares spares;
 };

@@ -45,9 +45,12 @@ struct Heads {
     int groups;
 };
 
-struct Block {
-    int version, channels;
+struct WindowShape {
     int window_h, window_w, tokens, keys;  // keys: tokens rounded up to a panel
+};
+
+struct Block : WindowShape {
+    int version, channels;
     Heads heads;
     int hidden_panels;
     Linear qkv, proj, fc1, fc2;  // qkv columns: for each group its q panels, its k panels, its v panels

@@ -29,11 +29,13 @@ template <> struct Gelu<bf16> {  // 1.9e-4 for |x| < 10
     static INLINE Vec variable(Vec square) { return square; }
 };
 
-template <class T> INLINE Vec gelu(Vec x) {
+template <class T> INLINE Vec phi(Vec x) {
     constexpr int DEGREE = sizeof(Gelu<T>::C) / sizeof(float) - 1;
     const Vec y = within(x, Gelu<T>::BOUND);
-    return x * fma(y, polynomial<DEGREE>(Gelu<T>::variable(y * y), Gelu<T>::C), set1(.5f));
+    return fma(y, polynomial<DEGREE>(Gelu<T>::variable(y * y), Gelu<T>::C), set1(.5f));
 }
+
+template <class T> INLINE Vec gelu(Vec x) { return x * phi<T>(x); }
 
 template <class T> struct Exp2;
 
@@ -51,6 +53,12 @@ template <class T> INLINE Vec exp2(Vec x) {
     x = scalable(x);
     const Vec whole = round_whole(x);
     return times_power_of_two(polynomial<DEGREE>(x - whole, Exp2<T>::C), whole);
+}
+
+// The derivative of GELU: Phi(x) + x * exp(-x^2 / 2) / sqrt(2 pi). Beyond x^2 = 200 the second part is nothing.
+template <class T> INLINE Vec gelu_slope(Vec x) {
+    const Vec density = exp2<T>(at_most(x * x, 200.f) * set1(-0.72134752f));
+    return fma(x * set1(0.39894228f), density, phi<T>(x));
 }
 
 }  // namespace

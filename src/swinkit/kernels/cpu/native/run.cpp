@@ -18,15 +18,12 @@ class Run {
     Run(const swk_net &net, const swk_job &job) : net(net), job(job), kernels(*net.kernels), needs(needs_of(net, job)) {
         Arena measured;
         lay_out(measured);
-        scratch = take_scratch(measured.used);
+        scratch = net.spares.take(measured.used);
         Arena arena{scratch.as<char>()};
         lay_out(arena);
         for (int i = 0; i < needs.loops; i++) new (counters + i) Counter(0);
     }
-    ~Run() {
-        std::unique_lock<std::mutex> hold(net.spare_lock, std::try_to_lock);
-        if (hold && net.spare.size() < swk_net::SPARES && scratch.bytes() <= swk_net::LARGEST_SPARE) net.spare.push_back(std::move(scratch));
-    }
+    ~Run() { net.spares.give(std::move(scratch)); }
 
     const swk_net &net;
     const swk_job &job;
@@ -43,30 +40,6 @@ class Run {
         for (float *&map : maps) map = arena.take<float>(needs.map / sizeof(float));
         shared = arena.take<char>(needs.shared);
         own = arena.take<char>(stride() * job.threads);
-    }
-    Buffer take_scratch(size_t bytes) {
-        {
-            // Not waited for: in a forked child somebody may have held it who is not there.
-            std::unique_lock<std::mutex> hold(net.spare_lock, std::try_to_lock);
-            if (!hold) return poisoned(Buffer(bytes, true));
-            for (Buffer &spare : net.spare)
-                if (spare.bytes() >= bytes) {
-                    std::swap(spare, net.spare.back());
-                    Buffer taken = std::move(net.spare.back());
-                    net.spare.pop_back();
-                    return poisoned(std::move(taken));
-                }
-            net.spare.clear();  // too small for what is asked for now
-        }
-        return poisoned(Buffer(bytes, true));
-    }
-    // A build for tests fills scratch with NaN, so that nothing can rely on what it holds.
-    static Buffer poisoned(Buffer buffer) {
-        open_and_fence(buffer.as<char>(), buffer.bytes(), 0);
-#ifdef SWK_POISON
-        std::memset(buffer.as<char>(), 0xff, buffer.bytes());
-#endif
-        return buffer;
     }
 
   public:

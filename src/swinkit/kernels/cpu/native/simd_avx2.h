@@ -25,6 +25,7 @@ INLINE Vec at_least(Vec x, float bound) { return _mm256_max_ps(set1(bound), x); 
 INLINE Vec at_most(Vec x, float bound) { return _mm256_min_ps(set1(bound), x); }
 INLINE Vec within(Vec x, float bound) { return at_least(at_most(x, bound), -bound); }
 INLINE __m128 halves_added(Vec v) { return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); }
+INLINE float first_of(Vec v) { return _mm256_cvtss_f32(v); }
 INLINE float sum(Vec v) {
     __m128 s = halves_added(v);
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

@@ -24,6 +24,7 @@ INLINE Vec larger(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 INLINE Vec at_least(Vec x, float bound) { return _mm512_max_ps(set1(bound), x); }
 INLINE Vec at_most(Vec x, float bound) { return _mm512_min_ps(set1(bound), x); }
 INLINE Vec within(Vec x, float bound) { return _mm512_range_ps(x, set1(bound), 2); }  // the smaller magnitude, with the sign of x
+INLINE float first_of(Vec v) { return _mm512_cvtss_f32(v); }
 INLINE float sum(Vec v) { return _mm512_reduce_add_ps(v); }
 INLINE float largest(Vec v) { return _mm512_reduce_max_ps(v); }
 

@@ -42,6 +42,7 @@ INLINE Vec at_most(Vec x, float bound) {
     return (Vec)(((VecInt)high & above) | ((VecInt)x & ~above));
 }
 INLINE Vec within(Vec x, float bound) { return at_least(at_most(x, bound), -bound); }
+INLINE float first_of(Vec v) { return v[0]; }
 INLINE float sum(Vec v) { return (v[0] + v[1]) + (v[2] + v[3]); }
 INLINE float largest(Vec v) {
     float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];

@@ -44,8 +44,48 @@ typedef struct {
     int threads;
 } swk_job;
 
+// Window attention over a whole map: the function `window_attention` of model.py and its gradients. `qkv`, `out` and their gradients are of
+// the given dtype, all else is float32; all contiguous.
+typedef struct {
+    int batch, height, width, heads, dim;
+    int window_h, window_w, shift_h, shift_w;
+    int cosine;          // queries and keys of length 1 (version 2)
+    const void *qkv;     // (B, H, W, 3, K, D)
+    const float *bias;   // (K, N, N)
+    const float *pad;    // (3, K, D): q, k and v of padding
+    const float *scale;  // (K)
+    void *out;           // (B, H, W, K, D): written by the forward pass, read by the backward pass
+    float *lse;          // (B, H, W, K): the same; null if no backward pass follows
+    const void *out_grad;
+    void *qkv_grad;
+    float *bias_grad, *pad_grad, *scale_grad;
+    int threads;
+    // Runs work(context) in this many threads and returns when all are done, as OpenMP's GOMP_parallel does; null: the library's own threads.
+    // Threads of a second pool would compete with those of the caller's, which go on spinning for a while after each of its own operations.
+    void (*parallel)(void (*work)(void *), void *context, unsigned threads, unsigned flags);
+} swk_attention;
+
+// A linear layer, y = x W^T + b, on rows of a batch, and its gradients; all contiguous. x, y and their gradients are of the given dtype unless
+// said to be wide, which is float32; all else is float32.
+typedef struct {
+    long rows;
+    int inputs, outputs;
+    int gelu;             // x goes through GELU first; x_grad is that of x itself
+    int x_wide;           // not with gelu
+    const void *x;        // (rows, inputs)
+    const float *weight;  // (outputs, inputs)
+    const float *bias;    // (outputs), or null
+    void *y;              // (rows, outputs)
+    int y_grad_wide, x_grad_wide;
+    const void *y_grad;
+    void *x_grad;         // the gradients that are wanted; the others null
+    float *weight_grad, *bias_grad;
+    int threads;
+    void (*parallel)(void (*work)(void *), void *context, unsigned threads, unsigned flags);  // as above
+} swk_linear;
+
 // Changes with this file, so that Python does not call a library of another.
-#define SWK_VERSION 2
+#define SWK_VERSION 3
 SWK_API int swk_version(void);
 
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
@@ -63,6 +103,11 @@ SWK_API long swk_bytes(const swk_net *);  // memory of the packed weights
 SWK_API void swk_free(swk_net *);
 
 SWK_API int swk_run(const swk_net *, const swk_job *);
+
+SWK_API int swk_attention_forward(int isa, int dtype, const swk_attention *);
+SWK_API int swk_attention_backward(int isa, int dtype, const swk_attention *);
+SWK_API int swk_linear_forward(int isa, int dtype, const swk_linear *);
+SWK_API int swk_linear_backward(int isa, int dtype, const swk_linear *);
 
 // GFLOP/s of the matrix kernel alone on (rows, depth) x (depth, columns), weights in cache: the bound for everything else.
 SWK_API double swk_gemm_rate(int isa, int dtype, int rows, int depth, int columns, double seconds, int threads);

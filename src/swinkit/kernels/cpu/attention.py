@@ -1,0 +1,131 @@
+"""Window attention and its gradients in C++, as PyTorch operations: registered ones, so that torch.compile takes them as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swinkit.config import Size
+from swinkit.errors import SwinkitError
+from swinkit.kernels.cpu import library
+from swinkit.kernels.cpu.calls import DTYPES, has, openmp, run
+from swinkit.kernels.forked import keep_one_thread_after_a_fork
+
+SIZES = "int[] window, int[] shift, bool cosine"
+"""How the schemas below end; shift per axis, cosine for V2."""
+OBSTACLE = library.obstacle()
+"""Why there is no C++ library, found out once: torch.compile cannot look into folders."""
+NAME, BACKWARD = "swinkit::cpu_window_attention", "swinkit::cpu_window_attention_backward"
+
+torch.library.define(NAME, f"(Tensor qkv, Tensor bias, Tensor pad, Tensor scale, {SIZES}) -> (Tensor, Tensor)")
+_INPUTS = "Tensor grad, Tensor qkv, Tensor bias, Tensor pad, Tensor scale, Tensor out, Tensor lse"
+torch.library.define(BACKWARD, f"({_INPUTS}, {SIZES}) -> (Tensor, Tensor, Tensor, Tensor)")
+
+
+def attend(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    window: Size,
+    shift: Size,
+    scale: float | Tensor,
+    cosine: bool = False,
+    pad: Tensor | float = 0.0,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """`model.window_attention` on a CPU, without dropout; scores are never in memory, and copies neither.
+
+    qkv (B, H, W, 3, K, D) float32 or bfloat16, bias (K, N, N), scale a float or (K, 1, 1), pad (3, K, D) -> (B, H, W, K * D), in the dtype
+    of qkv. Softmax and sums are float32. Gradients do not depend on the number of threads. `why_not` says what it does not take.
+    """
+    heads = qkv.shape[4]
+    factors = scale.float().reshape(heads) if isinstance(scale, Tensor) else torch.full((heads,), scale)
+    padding = torch.as_tensor(pad, dtype=torch.float32).expand(qkv.shape[3:])
+    inputs = (qkv.contiguous(), bias.float().contiguous(), padding.contiguous(), factors.contiguous())
+    return torch.ops.swinkit.cpu_window_attention(*inputs, list(window), list(shift), cosine)[0]  # type: ignore[no-any-return]
+
+
+def why_not(qkv: Tensor, dropout_p: float) -> str | None:
+    """Why `attend` does not take this, in a sentence; None if it does."""
+    if qkv.device.type != "cpu":
+        return f"the C++ window attention runs on a CPU, not on {qkv.device.type}"
+    if qkv.dtype not in DTYPES:
+        return f"the C++ window attention computes in float32 and bfloat16, not in {qkv.dtype}"
+    if dropout_p > 0:
+        return "the C++ window attention has no dropout"
+    return OBSTACLE
+
+
+def _job(qkv: Tensor, tensors: dict[str, Tensor], window: Size, shift: Size, cosine: bool) -> library.Attention:
+    batch, height, width, _, heads, dim = qkv.shape
+    keep_one_thread_after_a_fork()
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    return library.Attention(
+        batch, height, width, heads, dim, *window, *shift, cosine, qkv=qkv.data_ptr(), **pointers,
+        threads=torch.get_num_threads(), parallel=openmp(),
+    )  # fmt: skip
+
+
+def _outputs(qkv: Tensor) -> tuple[Tensor, Tensor]:
+    batch, height, width, _, heads, dim = qkv.shape
+    return qkv.new_empty(batch, height, width, heads * dim), qkv.new_empty(batch, height, width, heads, dtype=torch.float32)
+
+
+def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift: Size, cosine: bool) -> tuple[Tensor, Tensor]:
+    if not has(qkv.dtype):  # bfloat16 on a machine without its instructions
+        out, lse = _forward(qkv.float(), bias, pad, scale, window, shift, cosine)
+        return out.to(qkv.dtype), lse
+    out, lse = _outputs(qkv)
+    job = _job(qkv, {"bias": bias, "pad": pad, "scale": scale, "out": out, "lse": lse}, window, shift, cosine)
+    run(library.load().swk_attention_forward, qkv.dtype, job)
+    return out, lse
+
+
+@torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
+def _(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift: Size, cosine: bool) -> tuple[Tensor, Tensor]:
+    return _outputs(qkv)
+
+
+def _backward(
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, out: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if not has(qkv.dtype):
+        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, out.float(), lse, window, shift, cosine)
+        return wide[0].to(qkv.dtype), *wide[1:]
+    given = {"bias": bias, "pad": pad, "scale": scale, "out": out, "lse": lse, "out_grad": grad}
+    grads = tuple(torch.empty_like(tensor) for tensor in (qkv, bias, pad, scale))
+    made = dict(zip(("qkv_grad", "bias_grad", "pad_grad", "scale_grad"), grads, strict=True))
+    run(library.load().swk_attention_backward, qkv.dtype, _job(qkv, {**given, **made}, window, shift, cosine))
+    return grads  # type: ignore[return-value]
+
+
+@torch.library.register_fake(BACKWARD)  # type: ignore[untyped-decorator]
+def _(
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, out: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return torch.empty_like(qkv), torch.empty_like(bias), torch.empty_like(pad), torch.empty_like(scale)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.window, ctx.shift, ctx.cosine = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    inputs = (grad.contiguous(), *ctx.saved_tensors, ctx.window, ctx.shift, ctx.cosine)
+    return (*torch.ops.swinkit.cpu_window_attention_backward(*inputs), None, None, None)
+
+
+torch.library.impl(NAME, "CPU", _forward)
+torch.library.impl(BACKWARD, "CPU", _backward)
+torch.library.register_autograd(NAME, _differentiate, setup_context=_save)
+
+
+def _refuse(ctx: Any, *grads: Tensor) -> None:
+    raise SwinkitError("The C++ window attention has no second derivatives; build the model with attend=swinkit.model.window_attention.")
+
+
+torch.library.register_autograd(BACKWARD, _refuse)

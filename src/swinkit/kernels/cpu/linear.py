@@ -1,0 +1,52 @@
+"""Linear layers of training in C++: y = x W^T + b and its gradients, with GELU on the way in if wanted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from swinkit.kernels.cpu import library
+from swinkit.kernels.cpu.calls import openmp, run
+from swinkit.kernels.forked import keep_one_thread_after_a_fork
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool) -> Tensor:
+    """x (..., I) in `dtype` or float32, weight (O, I) and bias (O,) float32 -> (..., O) in `dtype`."""
+    out = x.new_empty(*x.shape[:-1], len(weight), dtype=dtype)
+    job = _job(x, weight, dtype, gelu)
+    job.bias, job.y = _pointer(bias), out.data_ptr()
+    run(library.load().swk_linear_forward, dtype, job)
+    return out
+
+
+def backward(
+    grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, bool, bool], like: torch.dtype
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; grad (..., O) in `dtype` or float32."""
+    given = grad if x is None else x  # without a gradient of the weight, x is not looked at
+    x_grad = grad.new_empty(*grad.shape[:-1], weight.shape[1], dtype=like) if wanted[0] else None
+    weight_grad = torch.empty_like(weight) if wanted[1] else None
+    bias_grad = weight.new_empty(len(weight)) if wanted[2] else None
+    job = _job(given, weight, dtype, gelu)
+    job.rows, job.y_grad, job.y_grad_wide, job.x_grad_wide = (
+        grad.numel() // len(weight),
+        grad.data_ptr(),
+        grad.dtype != dtype,
+        like != dtype,
+    )
+    job.x_grad, job.weight_grad, job.bias_grad = _pointer(x_grad), _pointer(weight_grad), _pointer(bias_grad)
+    run(library.load().swk_linear_backward, dtype, job)
+    return x_grad, weight_grad, bias_grad
+
+
+def _job(x: Tensor, weight: Tensor, dtype: torch.dtype, gelu: bool) -> library.Linear:
+    keep_one_thread_after_a_fork()
+    outputs, inputs = weight.shape
+    return library.Linear(
+        rows=x.numel() // inputs, inputs=inputs, outputs=outputs, gelu=gelu, x_wide=x.dtype != dtype, x=x.data_ptr(),
+        weight=weight.data_ptr(), threads=torch.get_num_threads(), parallel=openmp(),
+    )  # fmt: skip
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
