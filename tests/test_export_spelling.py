@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import swinkit
 from small_models import POLICIES, SMALL, VERSIONS, small
 from swinkit.backbone import SwinBackbone
 from swinkit.bench.subject import randomised
@@ -14,7 +13,8 @@ from swinkit.export.capture import capture
 from swinkit.export.options import build, make_facts
 from swinkit.export.places import merging, places, shift_of
 from swinkit.export.spelling import spell
-from swinkit.model import PatchMerging, SwinBlock, window_attention
+from swinkit.model import PatchMerging, SwinBlock, SwinTransformer, window_attention
+from swinkit.variants import get_config
 
 
 def images(batch, size, seed=0, dtype=torch.float32):
@@ -27,7 +27,7 @@ def test_any_model_on_any_image(data):
     draw = data.draw
     patch = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     config = _config(draw, patch)
-    model = randomised(swinkit.create_model(config)).eval()
+    model = randomised(SwinTransformer(config))
     size = draw(st.tuples(st.integers(patch[0], 30), st.integers(patch[1], 30)))
     x = images(draw(st.integers(1, 3)), size)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_backbones(version, policy):
 
 @pytest.mark.parametrize("name", ["swin_pico_patch2_window7_28", "swinv2_pico_patch2_window4_32", "swin_tiny_patch4_window7_224"])
 def test_named_models(name):
-    model = randomised(swinkit.create_model(name))
+    model = randomised(SwinTransformer(get_config(name)))
     size = pair(model.config.img_size)
     with torch.no_grad():
         x = images(1, size)
@@ -83,7 +83,7 @@ def test_named_models(name):
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
 def test_wide_layers_on_padded_maps(name):
     """A sum of hundreds of products and a bias: PyTorch itself rounds it in another order where the map was cut out of a larger one."""
-    model = randomised(swinkit.create_model(name)).double()
+    model = randomised(SwinTransformer(get_config(name))).double()
     with torch.no_grad():
         for size in ((56, 76), (13, 70)):
             x = images(1, size, dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import os
 import shutil
@@ -104,11 +103,11 @@ def _model(
     source: nn.Module | str | Path, dynamic: bool, img_size: SizeLike | None, batch_size: int | None, with_preprocessing: bool, dtype: str
 ) -> tuple[nn.Module, Facts]:
     """A copy of the model in float32, and what the file will say."""
-    from swinkit.export.options import check_model, make_facts
+    from swinkit.export.options import as_defined, check_model, make_facts
 
     model = check_model(source)
     facts = make_facts(model, dynamic, img_size, batch_size, with_preprocessing, dtype)
-    return copy.deepcopy(model).float().cpu().eval().requires_grad_(False), facts
+    return as_defined(model), facts
 
 
 def _write(model: Any, facts: Facts, to: str, file: Path, say: Callable[[str], None]) -> tuple[str, tuple[Check, ...]]:

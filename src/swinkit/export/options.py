@@ -19,7 +19,7 @@ from swinkit.export.formats import FORMATS, Format
 from swinkit.export.spelling import spell
 from swinkit.export.wrapping import InDtype, WithPreprocessing
 from swinkit.fields import SizeLike, size, whole
-from swinkit.model import SwinTransformer
+from swinkit.model import SwinTransformer, WindowAttention, window_attention
 from swinkit.runtimes.facts import Facts
 from swinkit.standard import difference
 
@@ -59,6 +59,15 @@ def check_model(source: nn.Module | str | Path) -> SwinTransformer | SwinBackbon
     if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
         raise InputError(f"{broken[0]} holds numbers that are not finite; nothing could be compared with them.")
     return model
+
+
+def as_defined(model: SwinTransformer | SwinBackbone) -> SwinTransformer | SwinBackbone:
+    """A copy in float32 on the CPU, for inference, with attention by its definition: what files are compared with."""
+    own = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
+    for module in own.modules():
+        if isinstance(module, WindowAttention):
+            module.attend = window_attention
+    return own
 
 
 def make_facts(
