@@ -22,7 +22,7 @@ ORDER = (
     {"build", "catalogue", "convert"},
     {"data", "tasks", "vectors", "publish"},
     {"runtimes"},
-    {"predict", "environment"},
+    {"predict", "environment", "export"},
     {"console"},
     {"evaluate", "embed", "doctor"},
     {"report"},
@@ -122,7 +122,7 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "report", "doctor", "resize", "prepare"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare"])
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

@@ -11,6 +11,9 @@ from swinkit._verbs import callable_module
 from swinkit.environment import package_version
 
 EXTRAS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "executorch": ("executorch",),
     "bench": ("timm", "transformers", "openvino", "onnx", "onnxscript", "onnxruntime"),
     "data": ("datasets", "webdataset", "pyarrow"),
     "dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm"),

@@ -31,6 +31,7 @@ from swinkit.data.unlabelled import Data, open_images
 from swinkit.errors import CheckpointError, ConfigError, DataError, InputError
 from swinkit.model import SwinTransformer
 from swinkit.predict import Failure
+from swinkit.runtimes.artefacts import is_artefact
 from swinkit.runtimes.choose import open_runtime
 from swinkit.runtimes.device import pick_amp, pick_device
 from swinkit.runtimes.prepared import PreparedRuntime
@@ -138,6 +139,8 @@ def _open_model(source: Source) -> SwinTransformer:
     """A model that may be moved and changed."""
     given = getattr(source, "_orig_mod", source)
     name = type(given).__name__ if isinstance(given, nn.Module) else str(given)
+    if is_artefact(given):
+        raise CheckpointError(f"{name} is an exported file, which gives no pooled features; use the model that it was exported from.")
     model = copy.deepcopy(given) if isinstance(given, nn.Module) else from_saved(read(given))
     if not isinstance(model, SwinTransformer):
         raise CheckpointError(f"{name} has no pooled features; expected a SwinTransformer, with a classifier or without (num_classes=0).")

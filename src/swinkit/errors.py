@@ -6,6 +6,7 @@
     ├── UnknownNameError   (ValueError)   a model, recipe or file that does not exist; names the close ones
     ├── DataError          (ValueError)   a folder or a file of images that cannot be trained or evaluated on
     ├── CheckpointError    (ValueError)   weights that are missing, broken, unsafe or of another model
+    ├── ExportError        (RuntimeError) a model that a format cannot hold, or whose exported file computes something else
     └── TrainingError      (RuntimeError) a run that cannot go on, such as a loss that is not finite
 
 Every message says what came, what was expected and what to do.
@@ -46,6 +47,10 @@ class DataError(SwinkitError, ValueError):
 
 class CheckpointError(SwinkitError, ValueError):
     """Weights that are missing, broken, unsafe or of another model."""
+
+
+class ExportError(SwinkitError, RuntimeError):
+    """A model that a format cannot hold, or whose exported file computes something else."""
 
 
 class TrainingError(SwinkitError, RuntimeError):

@@ -5,33 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from torch import Tensor
 
 from swinkit._verbs import callable_module
 from swinkit.config import pair
 from swinkit.data import ImageSet, Preprocess, absolute_source, eval_transform, make_loader, open_data, open_split
 from swinkit.data.check import apply, look
 from swinkit.errors import DataError
-from swinkit.predict import Predictor
+from swinkit.predict import Predictor, Runtime
 from swinkit.tasks.classify import Scorer, Scores
 from swinkit.variants import get_config
 
 OnBatch = Callable[[int, int], None]
 """Called after each batch with (images done, images in all)."""
-
-
-class Runtime(Protocol):
-    """Anything that turns prepared images into logits."""
-
-    def run(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, num_classes)."""
-        ...
 
 
 def evaluate(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import torch
 from PIL import Image
@@ -19,6 +19,7 @@ from swinkit.checkpoints.dialects.examine import read
 from swinkit.data import Preprocess, eval_transform, find_images, read_image
 from swinkit.errors import CheckpointError, DataError, InputError
 from swinkit.model import SwinTransformer
+from swinkit.runtimes.artefacts import is_artefact, open_artefact
 from swinkit.runtimes.choose import open_runtime
 from swinkit.runtimes.device import pick_device
 from swinkit.tasks.classify import Prediction, top_k
@@ -26,6 +27,17 @@ from swinkit.tasks.classify import Prediction, top_k
 Picture = Any
 """A path, bytes, a file object, a PIL image or a NumPy array (H, W), (H, W, C): uint8, or float in [0, 1]."""
 STDIN = "-"
+
+
+class Runtime(Protocol):
+    """Anything that turns prepared images into logits."""
+
+    @property
+    def about(self) -> str:
+        """What runs, in words."""
+
+    def run(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float32, prepared -> logits (B, num_classes) float32."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +58,22 @@ class Predictor:
         predictor = Predictor("runs/my-run")
         predictor("photo.jpg").label
 
-    source: a run folder, a checkpoint in it or a folder of `save_pretrained`; device: "auto", "cpu", "cuda" ...; amp: mixed precision
-    (None: where the hardware computes in bfloat16). On the CPU the model is made ready with `swinkit.prepare`; `runtime.about` says how.
+    source: a run folder, a checkpoint in it, a folder of `save_pretrained`, or a file of `swinkit export` (.onnx, .xml, .pt2, .pte), which
+    its own runtime runs on the CPU; device: "auto", "cpu", "cuda" ...; amp: mixed precision (None: where the hardware computes in bfloat16;
+    of exported files, OpenVINO's alone can). On the CPU weights are made ready with `swinkit.prepare`; `runtime.about` says what runs.
     Errors: CheckpointError for a folder that holds no classifier, InputError for a picture that cannot be read.
     """
 
     def __init__(self, source: str | Path, *, device: str = "auto", amp: bool | None = False, batch_size: int = 64) -> None:
-        saved = read(source)
-        model = from_saved(saved)
-        if not isinstance(model, SwinTransformer) or model.num_classes == 0:
-            raise CheckpointError(f"{source} is not a classifier (it has no output per class); expected one trained by `swinkit train`.")
-        if not saved.preprocess:
-            raise CheckpointError(f"{source} does not say how to prepare images; save it with save_pretrained(..., preprocess=...).")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1.")
-        self.classes = saved.labels or tuple(str(index) for index in range(model.num_classes))
-        self.preprocess = Preprocess.from_dict(saved.preprocess)
-        self.runtime = open_runtime(model, pick_device(device), amp)
+        found = _open_artefact(source, device, amp) if is_artefact(source) else _open_model(source, device, amp)
+        self.runtime: Runtime
+        self.runtime, classes, labels, preprocess = found
+        if not preprocess:
+            raise CheckpointError(f"{source} does not say how to prepare images; save it with save_pretrained(..., preprocess=...).")
+        self.classes = labels or tuple(str(index) for index in range(classes))
+        self.preprocess = Preprocess.from_dict(preprocess)
         self.batch_size = batch_size
         self._transform = eval_transform(self.preprocess)
 
@@ -104,6 +115,24 @@ class Predictor:
 
     def _classify(self, prepared: Sequence[Tensor], names: Sequence[str], k: int) -> list[Prediction]:
         return top_k(self.runtime.run(torch.stack(list(prepared))), self.classes, k, names) if prepared else []
+
+
+def _open_model(source: str | Path, device: str, amp: bool | None) -> tuple[Runtime, int, tuple[str, ...], dict[str, Any]]:
+    """(runtime, number of classes, their names, how images are prepared) of weights."""
+    saved = read(source)
+    model = from_saved(saved)
+    if not isinstance(model, SwinTransformer) or model.num_classes == 0:
+        raise CheckpointError(f"{source} is not a classifier (it has no output per class); expected one trained by `swinkit train`.")
+    return open_runtime(model, pick_device(device), amp), model.num_classes, saved.labels, saved.preprocess
+
+
+def _open_artefact(source: str | Path, device: str, amp: bool | None) -> tuple[Runtime, int, tuple[str, ...], dict[str, Any]]:
+    """The same of an exported file."""
+    runtime = open_artefact(source, device, amp)
+    facts = runtime.facts
+    if facts.out_indices is not None or facts.config.num_classes == 0:
+        raise CheckpointError(f"{source} is not a classifier (it has no output per class); expected an exported classifier.")
+    return runtime, facts.config.num_classes, facts.labels, facts.preprocess
 
 
 def predict(

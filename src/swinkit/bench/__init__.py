@@ -59,7 +59,8 @@ def model(
     """How fast a model is on this machine's CPU: prepared, as it is, and in the peers' code with the same weights.
 
     Each runtime has a process of its own; they compute in turns, and only those whose outputs equal plain swinkit's in float32 are timed.
-    model: a run, a checkpoint that `from_pretrained` opens, or a model in memory; a variant's name or a config gets random weights.
+    model: a run, a checkpoint that `from_pretrained` opens, or a model in memory; a variant's name or a config gets random weights; a file
+    of `swinkit export` is measured alone, in its own runtime.
     batch_size: images at a time, one number or several; dtype: "float32", "bfloat16" or both (default: bfloat16 where the CPU computes in
     it); threads: of each runtime (default: the processors of this process); img_size: another size in pixels; compile: also through
     torch.compile, which takes minutes; peers: "auto" for those installed, or names among timm, torchvision, transformers, openvino,

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import swinkit
+from swinkit.bench.artefacts import FileSubject, runtime_of
 from swinkit.bench.jobs import NATIVE, Job
 from swinkit.bench.loading import processors
 from swinkit.bench.results import TOLERANCE, ModelSpeed, Row, row
@@ -23,6 +24,7 @@ from swinkit.config import SwinConfig, pair
 from swinkit.environment import package_version, variables
 from swinkit.errors import CheckpointError, ConfigError, UnknownNameError
 from swinkit.fields import SizeLike, positive, whole
+from swinkit.runtimes.artefacts import is_artefact
 from swinkit.runtimes.device import cpu_name, has_fast_bfloat16
 
 PACKAGES = ("torch", "timm", "torchvision", "transformers", "openvino", "onnxruntime")
@@ -104,11 +106,10 @@ def _busy() -> list[str]:
 
 def measure_model(model: str | Path | SwinConfig | nn.Module, img_size: SizeLike | None, plan: Plan, say: Say) -> ModelSpeed:
     """What `swinkit.bench.model` does."""
-    net, name, weights = resolve(model, img_size)
     for warning in plan.warnings:
         say(warning)
     with tempfile.TemporaryDirectory(prefix="swinkit-bench-") as folder:
-        subject = Subject(net, Path(folder))
+        subject, name, weights = _subject(model, img_size, Path(folder))
         say(f"{name}: writing weights, computing what all must get")
         subject.lay_out(max(plan.batch_sizes))
         cells: list[Cell] = []
@@ -125,8 +126,18 @@ def measure_model(model: str | Path | SwinConfig | nn.Module, img_size: SizeLike
         return _filled(speed, cells)
 
 
+def _subject(model: str | Path | SwinConfig | nn.Module, img_size: SizeLike | None, folder: Path) -> tuple[Subject, str, str]:
+    """(what is measured, its name, whose weights it has)"""
+    if isinstance(model, str | Path) and is_artefact(model):
+        return FileSubject(Path(model).expanduser(), img_size, folder), str(model), "exported"
+    net, name, weights = resolve(model, img_size)
+    return Subject(net, folder), name, weights
+
+
 def _jobs(subject: Subject, plan: Plan) -> tuple[list[tuple[Runtime, Job]], dict[str, str]]:
     """A job per runtime, still without dtype and batch size; and peers that cannot be this model, with the reason."""
+    if isinstance(subject, FileSubject):
+        return [runtime_of(subject, plan.threads)], {}
     jobs, left_out = [], {}
     for runtime in plan.runtimes:
         try:

@@ -24,7 +24,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         yield beside
         for path in (*beside.rglob("*"), beside):
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask())
             flush(path)
         _move(beside, folder)
         flush(folder.parent)
@@ -77,7 +77,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def _take_name(beside: Path, path: Path) -> None:
-    os.chmod(beside, 0o666 & ~_umask())
+    os.chmod(beside, 0o666 & ~umask())
     os.replace(beside, path)
     flush(path.parent)
 
@@ -118,7 +118,8 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that this process takes from new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -19,7 +19,10 @@ PEERS_HELP = "auto for those installed, none, or names: timm, torchvision, trans
 
 @bench.command(name="model")
 def bench_model(
-    model: Annotated[str, Parameter(help="A run, weights that from_pretrained opens, or a name from `swinkit models` (random weights).")],
+    model: Annotated[
+        str,
+        Parameter(help="A run, weights that from_pretrained opens, a file of `export`, or a name from `swinkit models` (random weights)."),
+    ],
     /,
     *,
     batch_size: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="", help="Images at a time; 1 8 by default.")] = None,

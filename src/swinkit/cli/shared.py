@@ -20,7 +20,12 @@ app = App(
 STDIN = "<stdin>"
 """Stands for "-" on the way through cyclopts, which would take it for an option."""
 
-Source = Annotated[str, Parameter(help="A run folder, a folder or file of anybody's weights, or hf-hub:OWNER/NAME.")]
+Source = Annotated[
+    str,
+    Parameter(
+        help="A run folder, a folder or file of anybody's weights, or hf-hub:OWNER/NAME; to predict and evaluate also a file of `export`."
+    ),
+]
 Device = Annotated[str, Parameter(help=DEVICE_HELP)]
 Amp = Annotated[bool, Parameter(help="Mixed precision in bfloat16: faster on hardware that has it, to about three digits.")]
 BatchSize = Annotated[int, Parameter(help="Images computed at a time.")]

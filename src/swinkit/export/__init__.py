@@ -1,0 +1,147 @@
+"""Models as files of other runtimes, each compared with PyTorch before it gets its name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swinkit._verbs import callable_module
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from swinkit.export.checks import Check
+    from swinkit.fields import SizeLike
+    from swinkit.runtimes.facts import Facts
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and what it was compared with."""
+
+    path: Path
+    to: str
+    """The format."""
+    runtime: str
+    """What it was run with, in words."""
+    takes: str
+    """Which images it takes, in words."""
+    files: tuple[Path, ...]
+    """All that belongs to it."""
+    checks: tuple[Check, ...]
+
+    @property
+    def difference(self) -> float:
+        """The largest of any output of any comparison, as a fraction of the largest output."""
+        return max(check.difference for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {"path": str(self.path), "files": [str(file) for file in self.files], "difference": self.difference}
+
+    def table(self) -> str:
+        """For a terminal: a line per comparison, and the largest difference."""
+        megabytes = sum(file.stat().st_size for file in self.files) / 1e6
+        lines = [f"{self.to}, {megabytes:.1f} MB; takes {self.takes}", f"compared in {self.runtime} with PyTorch:"]
+        for check in self.checks:
+            size = f"{check.size[0]} x {check.size[1]}"
+            lines.append(f"  {check.images:6}  {check.batch:2} images of {size:>11}  {check.difference:.1e}")
+        return "\n".join([*lines, f"largest difference: {self.difference:.1e} of the largest output"])
+
+
+def export(
+    model_or_path: nn.Module | str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    dynamic: bool = True,
+    img_size: SizeLike | None = None,
+    batch_size: int | None = None,
+    with_preprocessing: bool = False,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Exported:
+    """Write a model as a file of another runtime, run that file there, and keep it only if it computes what PyTorch does.
+
+    model_or_path: a SwinTransformer or SwinBackbone, or what `from_pretrained` opens. to: "onnx", "openvino", "torch-export", "aoti" or
+    "executorch". out: the file, ending in .onnx, .xml, .pt2 or .pte. dynamic: any height and width; False: images of `img_size` alone (by
+    default the model's), which is faster. batch_size: exactly so many images at a time; None: any number. ExecuTorch's files are always
+    fixed, by default to one image.
+    with_preprocessing: the file takes (B, height, width, channels) uint8 and gives probabilities. dtype: "float32", or "float16" and
+    "bfloat16" where the format has them.
+    Class names, mean and std, sizes, licence and origin go into the file; `Predictor` reads them there.
+    Errors: ExportError where the file computes something else, or the format cannot hold the model; nothing is left then. CheckpointError
+    for a model that cannot be read, and for a file that exists unless `overwrite`; ConfigError for options that cannot be, and for packages
+    that are missing.
+    """
+    from swinkit.export.options import check_out, choose, describe
+
+    file, say = Path(out).expanduser(), say or _silent
+    form = choose(to, dtype, dynamic)
+    check_out(file, form, to, overwrite)
+    batch_size = batch_size if form.dynamic else batch_size or 1
+    model, facts = _model(model_or_path, form.dynamic and dynamic, img_size, batch_size, with_preprocessing, dtype)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{file.name}.", suffix=".writing", dir=file.parent))
+    try:
+        say(f"writing {to}: {describe(facts)}")
+        runtime, checks = _write(model, facts, to, place / file.name, say)
+        files = _take_names(place, file)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return Exported(file, to, runtime, describe(facts), files, checks)
+
+
+def _model(
+    source: nn.Module | str | Path, dynamic: bool, img_size: SizeLike | None, batch_size: int | None, with_preprocessing: bool, dtype: str
+) -> tuple[nn.Module, Facts]:
+    """A copy of the model in float32, and what the file will say."""
+    from swinkit.export.options import as_defined, check_model, make_facts
+
+    model = check_model(source)
+    facts = make_facts(model, dynamic, img_size, batch_size, with_preprocessing, dtype)
+    return as_defined(model), facts
+
+
+def _write(model: Any, facts: Facts, to: str, file: Path, say: Callable[[str], None]) -> tuple[str, tuple[Check, ...]]:
+    """Write a file where nobody looks, and compare it."""
+    from swinkit.export.checks import compare
+    from swinkit.export.formats import FORMATS
+    from swinkit.export.options import build
+    from swinkit.runtimes.artefacts import open_artefact
+
+    module, _, function = FORMATS[to].write.partition(":")
+    getattr(importlib.import_module(module), function)(build(model, facts, to), facts, file)
+    artefact, checks = open_artefact(file), []
+    for check in compare(artefact, model):
+        say(f"{check.batch} {check.images} images of {check.size[0]} x {check.size[1]}: {check.difference:.1e}")
+        checks.append(check)
+    return artefact.about, tuple(checks)
+
+
+def _take_names(place: Path, file: Path) -> tuple[Path, ...]:
+    """Move the files to where they were asked for, flushed to disk; the one that is opened comes last."""
+    from swinkit.checkpoints.files import flush, umask
+
+    taken = []
+    for beside in sorted(place.iterdir(), key=lambda path: path.name == file.name):
+        flush(beside)
+        beside.chmod(0o666 & ~umask())
+        os.replace(beside, file.with_name(beside.name))
+        taken.append(file.with_name(beside.name))
+    flush(file.parent)
+    return tuple(taken)
+
+
+def _silent(_line: str) -> None:
+    pass
+
+
+callable_module(__name__)
