@@ -1,7 +1,6 @@
 // Linear layers of training: the C interface, and how threads share the rows.
 #include <cstring>
 
-#include "kernels.h"
 #include "share.h"
 
 namespace swk {
@@ -77,21 +76,13 @@ void backward(const Kernels &kernels, const swk_linear &job) {
     }
 }
 
-int compute(int isa, int dtype, const swk_linear &job, void (*work)(const Kernels &, const swk_linear &)) {
-    const Kernels *known = dtype == SWK_INT8 ? nullptr : kernels(isa, dtype);
-    if (!known || job.rows < 1 || job.inputs < 1 || job.outputs < 1 || job.threads < 1 || (job.gelu && job.x_wide && dtype != SWK_FLOAT32))
-        return SWK_BAD_ARGUMENT;
-    try {
-        work(*known, job);
-    } catch (...) {
-        return SWK_NO_MEMORY;
-    }
-    return SWK_OK;
+bool fits(const swk_linear &job, int dtype) {
+    return job.rows > 0 && job.inputs > 0 && job.outputs > 0 && job.threads > 0 && !(job.gelu && job.x_wide && dtype != SWK_FLOAT32);
 }
 
 }  // namespace
 }  // namespace swk
 
-int swk_linear_forward(int isa, int dtype, const swk_linear *job) { return swk::compute(isa, dtype, *job, swk::forward); }
+int swk_linear_forward(int isa, int dtype, const swk_linear *job) { return swk::call(isa, dtype, *job, swk::fits(*job, dtype), swk::forward); }
 
-int swk_linear_backward(int isa, int dtype, const swk_linear *job) { return swk::compute(isa, dtype, *job, swk::backward); }
+int swk_linear_backward(int isa, int dtype, const swk_linear *job) { return swk::call(isa, dtype, *job, swk::fits(*job, dtype), swk::backward); }

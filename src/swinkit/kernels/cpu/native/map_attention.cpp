@@ -1,7 +1,6 @@
 // Attention over a whole map: the C interface, and how threads share the windows.
 #include <cstring>
 
-#include "kernels.h"
 #include "share.h"
 
 namespace swk {
@@ -100,23 +99,15 @@ void backward(const Kernels &kernels, const swk_attention &job) {
     add_up(a, parts, space);
 }
 
-int attend(int isa, int dtype, const swk_attention &job, void (*work)(const Kernels &, const swk_attention &)) {
-    const Kernels *known = dtype == SWK_INT8 ? nullptr : kernels(isa, dtype);
-    const int sizes[] = {job.batch, job.height, job.width, job.heads, job.dim, job.window_h, job.window_w, job.threads};
-    for (int size : sizes)
-        if (size < 1) return SWK_BAD_ARGUMENT;
-    if (!known || job.shift_h < 0 || job.shift_w < 0 || job.shift_h >= job.window_h || job.shift_w >= job.window_w) return SWK_BAD_ARGUMENT;
-    try {
-        work(*known, job);
-    } catch (...) {
-        return SWK_NO_MEMORY;
-    }
-    return SWK_OK;
+bool fits(const swk_attention &job) {
+    for (int size : {job.batch, job.height, job.width, job.heads, job.dim, job.window_h, job.window_w, job.threads})
+        if (size < 1) return false;
+    return job.shift_h >= 0 && job.shift_w >= 0 && job.shift_h < job.window_h && job.shift_w < job.window_w;
 }
 
 }  // namespace
 }  // namespace swk
 
-int swk_attention_forward(int isa, int dtype, const swk_attention *job) { return swk::attend(isa, dtype, *job, swk::forward); }
+int swk_attention_forward(int isa, int dtype, const swk_attention *job) { return swk::call(isa, dtype, *job, swk::fits(*job), swk::forward); }
 
-int swk_attention_backward(int isa, int dtype, const swk_attention *job) { return swk::attend(isa, dtype, *job, swk::backward); }
+int swk_attention_backward(int isa, int dtype, const swk_attention *job) { return swk::call(isa, dtype, *job, swk::fits(*job), swk::backward); }

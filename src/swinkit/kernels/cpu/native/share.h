@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 
+#include "kernels.h"
 #include "spares.h"
 #include "team.h"
 
@@ -60,6 +61,18 @@ template <class Work> void share(const Crew &crew, long tasks, const Workspace &
     if (threads <= 1) shared.go();
     else if (crew.parallel) crew.parallel([](void *it) { static_cast<Shared<Work> *>(it)->go(); }, &shared, (unsigned)threads, 0);
     else run_together(threads, [](void *it, int, int) { static_cast<Shared<Work> *>(it)->go(); }, &shared);
+}
+
+// A call of the C interface. Nothing may be thrown through it; all that can be thrown here is a lack of memory.
+template <class Job> int call(int isa, int dtype, const Job &job, bool fits, void (*work)(const Kernels &, const Job &)) {
+    const Kernels *known = dtype == SWK_INT8 ? nullptr : kernels(isa, dtype);
+    if (!known || !fits) return SWK_BAD_ARGUMENT;
+    try {
+        work(*known, job);
+    } catch (...) {
+        return SWK_NO_MEMORY;
+    }
+    return SWK_OK;
 }
 
 }  // namespace swk
