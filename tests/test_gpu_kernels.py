@@ -15,28 +15,36 @@ HERE = Path(__file__).parent
 pytest.importorskip("triton", reason="Triton is not installed")
 
 CASES = (
-    "gpu_cases.py::TestWhole",
-    "gpu_cases.py::TestBlocks",
-    "gpu_cases.py::TestLarge",
-    "gpu_cases.py::TestOperations",
-    "gpu_model_cases.py",
+    ("gpu_cases.py::TestWhole", "gpu_cases.py::TestOperations"),
+    ("gpu_cases.py::TestBlocks", "gpu_cases.py::TestLarge", "gpu_model_cases.py"),
 )
+"""Half a minute each."""
 
 
-@pytest.mark.parametrize("cases", CASES)
-def test_in_the_interpreter(cases):
-    """The interpreter must be chosen before Triton is imported, hence a process for each group."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", str(HERE / cases)]
-    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=HERE.parent)
+def run(*command, **environment):
+    """What a Python in a fresh process does; Triton reads its environment once, when it is imported."""
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
+    return subprocess.run([sys.executable, *command], env=usual | environment, capture_output=True, text=True, cwd=HERE.parent)
+
+
+def pytest_passes(*cases, **environment):
+    done = run("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", *(f"tests/{case}" for case in cases), **environment)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
 
+@pytest.mark.parametrize("cases", CASES, ids=["whole windows", "blocks and models"])
+def test_in_the_interpreter(cases):
+    pytest_passes(*cases, TRITON_INTERPRET="1")
+
+
+def test_traced_for_a_gpu():
+    pytest_passes("gpu_tracing_cases.py")
+
+
 def test_the_compiled_kernels_spill_no_registers(tmp_path):
     """In bfloat16 for both chips and float32 for one; `python tests/gpu_compile.py --all` checks every variant of the models."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    done = subprocess.run([sys.executable, str(HERE / "gpu_compile.py")], env=environment, capture_output=True, text=True)
+    done = run("tests/gpu_compile.py", TRITON_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 22
 
@@ -70,7 +78,6 @@ def test_nothing_of_triton_is_imported_before_it_is_needed():
     code = (
         "import sys; from swinkit.kernels import gpu; print(gpu.missing()); print('triton' in sys.modules, 'torch._dynamo' in sys.modules)"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
+    told = run("-c", code).stdout.splitlines()
     assert told[-1] == "False False"
     assert torch.cuda.is_available() or "CUDA" in told[0]
