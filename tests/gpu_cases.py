@@ -98,6 +98,9 @@ class TestWhole:
     def test_several_images(self):
         agree((9, 9), (4, 4), (2, 2), 1, 16, False, batch=2)
 
+    def test_padding_that_the_shift_moves_into_the_window_before_the_last(self):
+        agree((8, 14), (7, 7), (3, 3), 1, 16, True)
+
 
 class TestBlocks:
     """Windows beyond 64 tokens."""
@@ -194,6 +197,16 @@ class TestOperations:
         mine = results(gpu.attend, tensors, grad, (4, 4), (0, 0), True)
         wide = results(window_attention, [tensor.double() for tensor in tensors], grad.double(), (4, 4), (0, 0), True)
         assert max(differences(mine, wide)) < 1e-5
+
+    def test_the_mask_is_added_and_not_minus_infinity(self):
+        """With scores of up to 100 a token alone on its side of the seam can prefer one beyond it to itself."""
+        tensors, grad = inputs((4, 4), (4, 4), 1, 8, True)
+        tensors[3] = torch.full_like(tensors[3], 100.0)
+        query = tensors[0][0, 3, 3, 0].clone()  # the first row and column of the window are the last of the map, here without neighbours
+        tensors[0][0, 3, 3, 1], tensors[0][0, 1, 1, 1] = -query, query
+        mine = results(gpu.attend, tensors, grad, (4, 4), (3, 3), True)
+        wide = results(window_attention, [tensor.double() for tensor in tensors], grad.double(), (4, 4), (3, 3), True)
+        assert max(differences(mine, wide)[:3]) < 1e-4
 
     def test_large_scores_of_half_precision_stay_finite(self):
         tensors, grad = inputs((4, 4), (4, 4), 1, 16, False, torch.float16)
