@@ -283,6 +283,7 @@ def test_on_a_gpu_the_triton_kernel_takes_what_it_can(monkeypatch):
         def numel(self):
             return near.numel()
 
-    assert kernels._fused(There(), {"window": (4, 4)}) is gpu.attend
-    assert kernels._fused(There(), {"window": (4, 4), "dropout_p": 0.1}) is None
-    assert kernels._fused(There(), {"window": (25, 4)}) is None
+    options = {"window": (4, 4), "shift": (2, 2)}
+    assert kernels._fused(There(), options) is gpu.attend
+    for other in ({"dropout_p": 0.1}, {"window": (25, 4)}, {"shift": (4, 0)}):
+        assert kernels._fused(There(), options | other) is None

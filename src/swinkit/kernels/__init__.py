@@ -55,8 +55,8 @@ def _fused(qkv: Tensor, options: dict[str, Any]) -> Attend | None:
     if qkv.device.type == "cuda":
         from swinkit.kernels import gpu
 
-        fits = gpu.OBSTACLE is None and gpu.why_not(qkv.dtype, qkv.shape[-1], options["window"], dropout_p) is None
-        return gpu.attend if fits else None
+        obstacle = gpu.why_not(qkv.dtype, qkv.shape[-1], options["window"], dropout_p, options["shift"])
+        return gpu.attend if gpu.OBSTACLE is None and obstacle is None else None
     return None
 
 
