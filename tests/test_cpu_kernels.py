@@ -191,6 +191,29 @@ def test_linear_layers_and_every_gradient(monkeypatch, isa, rows, inputs, output
                 assert difference(a, b) <= BOUND[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_only_the_gradients_that_are_wanted(filled_with_nan, dtype):
+    """A trained bias beside a frozen weight, and every other choice."""
+    x, weight, grad = torch.randn(700, 32).to(dtype), torch.randn(64, 32), torch.randn(700, 64).to(dtype)
+    whole = linear.backward(grad, x, weight, dtype, False, (True, True, True), dtype)
+    for number in range(8):
+        wanted = tuple(bool(number >> i & 1) for i in range(3))
+        got = linear.backward(grad, x if wanted[1] else None, weight, dtype, False, wanted, dtype)
+        for asked, a, b in zip(wanted, got, whole, strict=True):
+            assert torch.equal(a, b) if asked else a is None
+
+
+def test_the_default_dtype_changes_nothing():
+    tensors, _ = random_case(2, (1, 5, 6), (4, 4), 2, 8, torch.float32, False)
+    options = {"window": (4, 4), "shift": (2, 2), "scale": 0.3, "pad": 0.0}
+    wanted = attention.attend(tensors[0], tensors[1], **options)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(attention.attend(tensors[0], tensors[1], **options), wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_gelu_and_its_slope_over_the_whole_line():
     x = torch.cat((torch.linspace(-12, 12, 32 * 400), torch.tensor([0.0, -0.0, 1e-30, -1e30, 1e30] + [3.0] * 27))).view(-1, 32)
     one = torch.eye(32)

@@ -1,6 +1,9 @@
 """`training`: the forward pass of training with our linear layers, in full and in lean memory."""
 
 import copy
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import nn
 import swinkit
 from swinkit import kernels
 from swinkit.config import SwinConfig
+from swinkit.errors import ConfigError
 from swinkit.kernels.training import training
 from swinkit.model import SwinTransformer
 
@@ -137,7 +141,7 @@ def test_without_gradients_nothing_changes():
             assert torch.equal(model(x), wanted)
 
 
-def test_heads_of_any_number_of_classes_and_ints_of_weights(tmp_path):
+def test_layers_that_are_no_whole_panels_are_the_plain_ones():
     """A layer whose sizes are no whole panels goes by PyTorch's products, also in lean memory."""
     model = model_of(num_classes=7, embed_dim=24, num_heads=(1, 2))
     x = torch.randn(2, 3, 28, 28)
@@ -164,3 +168,44 @@ def test_a_training_run_ends_with_the_plain_loss(memory):
         curves.append(torch.tensor(losses))
     assert curves[0][-1] < 0.7 * curves[0][0]
     assert torch.allclose(curves[0], curves[1], rtol=2e-3)
+
+
+def test_what_was_written_to_is_not_made_again():
+    """A hook may change LayerNorm's output in place; the gradient is that of what the next layer really took."""
+    model, x = model_of(), torch.randn(2, 3, 28, 28)
+    model.layers[0].blocks[0].norm2.register_forward_hook(lambda module, args, out: out.mul_(3))
+    check_alike(gradients(model, x, training(model, "lean")), gradients(model, x, nothing(model)), 2e-5)
+
+
+def test_a_layer_of_another_kind_is_called():
+    class Adapted(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + x[..., : self.out_features]
+
+    model, x = model_of(), torch.randn(2, 3, 28, 28)
+    mlp = model.layers[0].blocks[0].mlp
+    mlp.fc2 = Adapted(mlp.fc2.in_features, mlp.fc2.out_features)
+    check_alike(gradients(model, x, training(model, "lean")), gradients(model, x, nothing(model)), 2e-5)
+
+
+def test_another_memory_is_refused():
+    with pytest.raises(ConfigError, match="memory is 'small'; expected full or lean"), training(model_of(), "small"):
+        pass
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("keep", [False, True])
+def test_freed_memory_is_kept_if_asked(keep):
+    """What a process holds after it freed 200 MB, in MB."""
+    script = """
+import sys, torch
+from swinkit.kernels.cpu.heap import keep_freed_memory
+if sys.argv[1] == "True":
+    assert keep_freed_memory()
+held = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1000
+before = held()
+torch.ones(50_000_000)
+print(held() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(keep)], capture_output=True, text=True, check=True)
+    assert (float(done.stdout) > 150) == keep

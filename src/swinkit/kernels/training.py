@@ -7,7 +7,7 @@ that takes their output and would keep it: of a block's activations, about 40 % 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -17,12 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from swinkit.fields import require
 from swinkit.kernels import products
 from swinkit.model import Mlp
 
 MADE = "_swinkit_made"
-"""Attribute of an output that can be made again: the function, and the tensors that it takes."""
+"""Attribute of an output that can be made again: the function, the tensors that it takes, and the versions of these and of the output."""
 MEMORY = ("full", "lean")
+Remake = tuple[Callable[..., Tensor] | None, Sequence[Tensor]]
+"""A function, or None, and the tensors that it takes."""
 
 
 @contextmanager
@@ -30,8 +33,9 @@ def training(model: nn.Module, memory: str = "full") -> Iterator[None]:
     """A context for the forward pass of training `model`; the backward pass may come after it. Gradients are the plain ones up to rounding.
 
     memory: "full" keeps what PyTorch keeps; "lean" computes LayerNorm and GELU again. Without effect where a stage is checkpointed, which
-    keeps less still, and while compiling, since torch.compile decides for itself what to keep.
+    keeps less still, and while compiling, since torch.compile decides for itself what to keep. Errors: ConfigError for another memory.
     """
+    require(memory in MEMORY, "memory", memory, "full or lean")
     if any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
         yield
         return
@@ -56,7 +60,8 @@ class _Linears(TorchFunctionMode):
             return linear(*args, **kwargs)
         out = func(*args, **kwargs)
         if self.lean and func is F.layer_norm and not _compiling():
-            setattr(out, MADE, _recipe(*args, **kwargs))
+            again, sources = _recipe(*args, **kwargs)
+            setattr(out, MADE, (again, sources, _versions(out, *sources)))
         return out
 
 
@@ -73,9 +78,20 @@ def _native(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     return products.native(input, weight, _dtype(input), False)
 
 
+def _versions(*tensors: Tensor) -> list[int]:
+    """How often each was written to in place."""
+    return [tensor._version for tensor in tensors]
+
+
+def _made(input: Tensor) -> Remake:
+    """How an input was made, unless it or what it was made from has been written to since."""
+    again, sources, versions = getattr(input, MADE, (None, (), []))
+    return (again, sources) if again is not None and _versions(input, *sources) == versions else (None, ())
+
+
 def _recipe(
     input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> tuple[Callable[..., Tensor], list[Tensor]]:
+) -> Remake:
     """How to make a LayerNorm's output again."""
 
     def again(x: Tensor, *affine: Tensor) -> Tensor:
@@ -99,15 +115,17 @@ def _lean_mlps(layers: list[Mlp]) -> Iterator[None]:
 
 def _mlp(layer: Mlp, x: Tensor) -> Tensor:
     """`Mlp.forward`, with GELU as a part of the second linear layer."""
-    hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in (layer.fc2, layer.drop))
-    if (layer.training and layer.drop.p > 0) or hooked or _compiling() or not torch.is_grad_enabled():
+    parts = (layer.fc2, layer.drop)
+    hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in parts)
+    dropping = layer.training and layer.drop.p > 0
+    if type(layer.fc2) is not nn.Linear or hooked or dropping or _compiling() or not torch.is_grad_enabled():
         return Mlp.forward(layer, x)
     return layer.drop(linear(layer.fc1(x), layer.fc2.weight, layer.fc2.bias, gelu=True))  # type: ignore[no-any-return]
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
     """`F.linear` of the input or its GELU, which keeps how the input was made where that is known. Takes part in autocast."""
-    again, sources = getattr(input, MADE, (None, ()))
+    again, sources = _made(input)
     dtype = _dtype(input)
     return _Linear.apply(input, weight, bias, dtype, gelu, again, *(source.detach() for source in sources))  # type: ignore[no-any-return]
 

@@ -41,8 +41,8 @@ def attend(
     of qkv. Softmax and sums are float32. Gradients do not depend on the number of threads. `why_not` says what it does not take.
     """
     heads = qkv.shape[4]
-    factors = scale.float().reshape(heads) if isinstance(scale, Tensor) else torch.full((heads,), scale)
-    padding = torch.as_tensor(pad, dtype=torch.float32).expand(qkv.shape[3:])
+    factors = torch.as_tensor(scale, dtype=torch.float32, device=qkv.device).flatten().expand(heads)
+    padding = torch.as_tensor(pad, dtype=torch.float32, device=qkv.device).expand(qkv.shape[3:])
     inputs = (qkv.contiguous(), bias.float().contiguous(), padding.contiguous(), factors.contiguous())
     return torch.ops.swinkit.cpu_window_attention(*inputs, list(window), list(shift), cosine)[0]  # type: ignore[no-any-return]
 

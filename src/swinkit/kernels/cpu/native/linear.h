@@ -133,14 +133,14 @@ template <class T> void linear_pack(const LinearJob &j, const swk::Chunk &chunk,
         if (j.weight_grad) take_input(j, first, rows, (T *)chunk.x_pairs + (long)from * PANEL, chunk.room);
         return;
     }
+    for (int p = 0; (j.weight_grad || j.bias_grad) && p < swk::panels_of(j.outputs); p++)
+        as_pairs(grad + p * chunk.room * PANEL, rows, (T *)chunk.grad_pairs + (p * chunk.room + from) * PANEL);
+    if (!j.weight_grad) return;
     swk::Arena arena{scratch};
     T *x = arena.take<T>((size_t)swk::panels_of(j.inputs) * rows * PANEL);
-    if (!j.weight_grad) return;
     take_input(j, first, rows, x, rows);
     for (int p = 0; p < swk::panels_of(j.inputs); p++)
         as_pairs(x + (long)p * rows * PANEL, rows, (T *)chunk.x_pairs + (p * chunk.room + from) * PANEL);
-    for (int p = 0; p < swk::panels_of(j.outputs); p++)
-        as_pairs(grad + p * chunk.room * PANEL, rows, (T *)chunk.grad_pairs + (p * chunk.room + from) * PANEL);
 }
 
 template <class T> void linear_input_grad(const LinearJob &j, const swk::Chunk &chunk, int from, int to, const void *packed, char *scratch) {
