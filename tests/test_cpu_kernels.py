@@ -101,6 +101,22 @@ def test_gradients_are_right_at_the_finest():
         assert torch.isclose((gradient.double() * direction).sum(), slope, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_vectors_that_are_too_short_for_a_direction(monkeypatch, isa):
+    """Below a length of 1e-12 `F.normalize` only scales, and so does its gradient; zero is such a vector."""
+    monkeypatch.setenv(library.ISA_VARIABLE, isa)
+    tensors, grad = random_case(4, (1, 4, 4), (4, 4), 1, 16, torch.float32, True)
+    tensors[0][0, 0, 0, :2] = 0
+    for token, length in ((1, 6e-13), (2, 2e-12)):
+        tensors[0][0, 0, token, :2] = length * F.normalize(tensors[0][0, 0, token, :2], dim=-1)
+    options = {"window": (4, 4), "shift": (0, 0), "cosine": True}
+    got = gradients(attention.attend, tensors, grad, **options)[1]
+    wanted = gradients(window_attention, [tensor.double() for tensor in tensors], grad.double(), **options)[1]
+    for token in range(4):
+        for part in range(2):
+            assert difference(got[0, 0, token, part], wanted[0, 0, token, part]) <= 1e-4, (token, part)
+
+
 @pytest.fixture
 def filled_with_nan():
     """Memory that nobody wrote to holds NaN."""
