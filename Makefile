@@ -32,11 +32,11 @@ $(VENV)/.installed-dev: pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(VENV)/.installed $@
 
-# For the checks of the C++ library: a compiler, valgrind, and an arm64 compiler and emulator. Whoever may not install them skips those
-# tests, which pytest lists with the reason.
-TOOLS := g++ valgrind g++-aarch64-linux-gnu qemu-user
+# For the checks of the C++ library: a compiler, valgrind, and an arm64 compiler and emulator; for those of pages: a browser. Whoever may
+# not install them skips those tests, which pytest lists with the reason.
+TOOLS := g++ valgrind g++-aarch64-linux-gnu qemu-user chromium
 tools:
-	@for tool in g++ valgrind aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || missing=1; done; \
+	@for tool in g++ valgrind aarch64-linux-gnu-g++ qemu-aarch64 chromium; do command -v $$tool >/dev/null || missing=1; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS) >/dev/null; then exit 0; fi; \

@@ -12,11 +12,15 @@ from swinkit.environment import package_version
 
 EXTRAS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("openvino", "onnx", "onnxscript"),
+    "openvino": ("openvino", "nncf", "onnx", "onnxscript"),
     "executorch": ("executorch",),
+    "explain": ("captum",),
+    "serve": ("fastapi", "uvicorn", "python-multipart", "prometheus-client"),
+    "ray": ("ray",),
+    "docs": ("sphinx", "myst-parser", "furo"),
     "bench": ("timm", "transformers", "openvino", "onnx", "onnxscript", "onnxruntime"),
     "data": ("datasets", "webdataset", "pyarrow"),
-    "dev": ("pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "build", "timm"),
+    "dev": ("pytest", "pytest-xdist", "hypothesis", "schemathesis", "playwright", "ruff", "mypy", "build", "timm"),
 }
 """extra -> the packages it brings"""
 
