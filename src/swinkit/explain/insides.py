@@ -88,7 +88,7 @@ class ReceptiveField:
             top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
             if float(self.values[top : top + side, left : left + side].sum()) >= share:
                 return side
-        return max(height, width)
+        return int(max(height, width))
 
 
 def receptive_field(model: SwinTransformer, x: Tensor) -> ReceptiveField:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 MOST_BYTES = 2_700_000
 """Of compressed attention on a page; as base64 a third more. Beyond it the heads of the largest stages are averaged."""
 TEXT = (
-    "Move the ring: what its token attends to lights up. The frame is the token's window on the picture; after a shift it may lie in pieces, "
-    "and the seam keeps them apart (dashed).",
-    "Click or drag on the picture, or use the arrow keys there (with Shift: a whole window). The small pictures are the window of each head.",
+    "Move the ring: what its token attends to lights up. The frame is the token's window on the picture; after a shift it may lie in "
+    "pieces, and the seam keeps them apart (dashed).",
+    "Click or drag on the picture, or use the arrow keys there (with Shift: a whole window). The small pictures are the same window, "
+    "head by head.",
 )
 
 

@@ -79,9 +79,10 @@ def attention(look: Look) -> Figured:
     blocks = {f"block {s}.{b}": attention_map(recording, look.query, (s, b)).values for s, b in recording.blocks}
     chosen = maps[_head(heads[0])]
     at = f"the pixel y {look.query[0]}, x {look.query[1]}"
+    mh, mw = block.window
     text = (
-        f"What the token at {at} attends to in block {_name(look.place)}, mapped back through the window ("
-        f"{block.window[0]} x {block.window[1]} tokens), its shift ({block.shift[0]}, {block.shift[1]}) and padding. Each map is as bright as its largest value.",
+        f"What the token at {at} attends to in block {_name(look.place)}, mapped back through the window ({mh} x {mw} tokens), its shift "
+        f"{block.shift} and padding. Each map is as bright as its largest value.",
     )
     one = drawing.heat_maps(look.picture, {name: found.values for name, found in maps.items()}, look.query)
     many = drawing.heat_maps(look.picture, blocks, look.query)

@@ -180,7 +180,8 @@ def check_memory(model: SwinTransformer, image: Size) -> None:
 def attention_values(model: SwinTransformer, image: Size) -> int:
     """How many attention values all blocks together have on a picture of (height, width) pixels."""
     config, total = model.config, 0
-    grid = tuple(-(-side // patch) for side, patch in zip(image, pair(config.patch_size), strict=True))
+    sides = list(zip(image, pair(config.patch_size), strict=True))
+    grid = tuple(side // patch if config.floors(image) else -(-side // patch) for side, patch in sides)
     for depth, heads, (mh, mw) in zip(config.depths, config.num_heads, config.windows, strict=True):
         windows = -(-grid[0] // mh) * -(-grid[1] // mw)
         total += depth * heads * windows * (mh * mw) ** 2
