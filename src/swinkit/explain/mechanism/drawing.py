@@ -1,23 +1,32 @@
-"""Maps of cells: what all figures of the mechanism are made of. The cell in row r and column c covers x from c to c + 1, y from r to r + 1."""
+"""Maps of cells, of which the figures are made. The cell in row r and column c covers x from c to c + 1 and y from r to r + 1."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swinkit.config import Size
-from swinkit.explain.figures import DARK, INK, SOFT, bare
+from swinkit.explain.figures import DARK, SOFT, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
 
 Array = NDArray[Any]
 
 
+def panels(figure: Figure, place: SubplotSpec, widths: Sequence[float]) -> list[Axes]:
+    """Axes side by side at `place`, as wide as `widths` have it."""
+    cells = place.subgridspec(1, len(widths), width_ratios=widths)
+    return [figure.add_subplot(cells[0, column]) for column in range(len(widths))]
+
+
 def rgb(colour: str) -> Array:
-    """"#rrggbb" -> (3,) in [0, 1]."""
+    """ "#rrggbb" -> (3,) in [0, 1]."""
     from matplotlib.colors import to_rgb
 
     return np.array(to_rgb(colour))
@@ -45,7 +54,7 @@ def fill(axes: Axes, values: Array, **options: Any) -> Any:
     return image
 
 
-def lattice(axes: Axes, grid: Size, step: Size, start: Size = (0, 0), color: str = INK, linewidth: float = 1.0, **options: Any) -> None:
+def lattice(axes: Axes, grid: Size, step: Size, start: Size = (0, 0), color: str = DARK, linewidth: float = 1.0, **options: Any) -> None:
     """Lines every `step` cells over a map of `grid`, at both edges too; `start`: where the first inner line is."""
     from matplotlib.collections import LineCollection
 
@@ -60,7 +69,7 @@ def frame(axes: Axes, corner: tuple[float, float], size: tuple[float, float], **
     """A rectangle of `size` (height, width) cells with its upper left at `corner` (row, column)."""
     from matplotlib.patches import Rectangle
 
-    given = {"fill": False, "edgecolor": INK, "linewidth": 1.5, "joinstyle": "miter", "zorder": 3, **options}
+    given = {"fill": False, "edgecolor": DARK, "linewidth": 1.5, "joinstyle": "miter", "zorder": 3, **options}
     axes.add_patch(Rectangle((corner[1], corner[0]), size[1], size[0], **given))
 
 
@@ -71,12 +80,6 @@ def hatch(axes: Axes, inside: tuple[float, float], outside: tuple[float, float])
         if min(size) > 0:
             frame(axes, corner, size, hatch="/////", edgecolor=SOFT, linewidth=0.0)
             frame(axes, corner, size, edgecolor=SOFT, linewidth=0.6)
-
-
-def write_cells(axes: Axes, texts: Array, size: float, color: str = DARK, **options: Any) -> None:
-    """A text in the middle of each cell (H, W)."""
-    for (r, c), text in np.ndenumerate(texts):
-        axes.text(c + 0.5, r + 0.5, str(text), ha="center", va="center", fontsize=size, color=color, **options)
 
 
 def on(colours: Array) -> Array:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from swinkit.config import Size, SizeLike, SwinConfig, pair
+from swinkit.config import Size, SwinConfig, pair
 from swinkit.errors import ConfigError
 from swinkit.fields import size as checked
 
@@ -60,29 +59,20 @@ class Geometry:
 
 
 def geometry(size: Any = 224, window: Any = 7, shift: Any = None, patch: Any = 4) -> Geometry:
-    """The sizes for a picture of `size` pixels, windows of `window` tokens moved by `shift` tokens (None: half) and patches of `patch` pixels.
+    """The sizes for a picture of `size` pixels, patches of `patch` pixels and windows of `window` tokens moved by `shift` (None: half).
 
     Each is a number or (height, width). Errors: ConfigError for what is not a size, a window larger than the map, a shift as large as
     the window, and more tokens than can be drawn.
     """
-    size, window, patch = (pair(checked(name, _plain(name, value), 1)) for name, value in (("size", size), ("window", window), ("patch", patch)))
+    size, window, patch = (pair(checked(name, value)) for name, value in (("size", size), ("window", window), ("patch", patch)))
     half = (window[0] // 2, window[1] // 2)
-    shift = half if shift is None else pair(checked("shift", _plain("shift", shift), 0))
+    shift = half if shift is None else pair(checked("shift", shift, 0))
     _check(size, window, shift, patch)
     config = _config(size, window, patch)
     built = config.windows[0]
     dropped = config.drop_shift(config.grids[0], built)
     moved = (0 if dropped[0] else shift[0], 0 if dropped[1] else shift[1])
     return Geometry(size, patch, built, moved, config, shift, window)
-
-
-def _plain(name: str, value: Any) -> SizeLike:
-    """A number or a pair; a sequence of one number counts as the number."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) not in (1, 2):
-            raise ConfigError(f"{name} got {len(value)} numbers; give one for a square, or HEIGHT WIDTH.")
-        return value[0] if len(value) == 1 else (value[0], value[1])
-    return value  # type: ignore[no-any-return]
 
 
 def _check(size: Size, window: Size, shift: Size, patch: Size) -> None:
@@ -126,5 +116,5 @@ def _product(size: Size) -> int:
 
 
 def by(size: Size) -> str:
-    """(7, 12) -> "7 × 12"."""
-    return f"{size[0]} × {size[1]}"
+    """(7, 12) -> "7 × 12", which no line break divides."""
+    return f"{size[0]}\u00a0×\u00a0{size[1]}"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swinkit.config import Size
-from swinkit.explain.figures import DARK, INK, STRONG, new_figure, styled
+from swinkit.explain.figures import DARK, STRONG, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, on, paint
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, on, paint, panels
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.model import relative_position_index
 
@@ -27,7 +27,7 @@ SHADES = ("#a9d4f0", "#f7c98b", "#92d6bd", "#e9bcd6", "#f3e79b", "#c3c5f0", "#f2
 
 def index_of(window: Size) -> Array:
     """(N, N): the model's index."""
-    return relative_position_index(window).numpy()  # type: ignore[no-any-return]
+    return relative_position_index(window).numpy()
 
 
 def table_of(window: Size) -> Array:
@@ -52,9 +52,9 @@ def naive_of(window: Size) -> Array:
 def draw_index(window: Size) -> Figure:
     """A worked example on 3 x 3 tokens: offsets, the naive sum, the model's rows; then the table and the index of the real window."""
     figure = new_figure(9, 8.2)
-    above, below = figure.add_gridspec(2, 1, height_ratios=(0.8, 1), hspace=0.05)
-    offsets, naive, right = (figure.add_subplot(cell) for cell in above.subgridspec(1, 3))
-    table, pairs = (figure.add_subplot(cell) for cell in below.subgridspec(1, 2))
+    rows = figure.add_gridspec(2, 1, height_ratios=(0.8, 1), hspace=0.05)
+    offsets, naive, right = panels(figure, rows[0], (1, 1, 1))
+    table, pairs = panels(figure, rows[1], (1, 1))
     _offsets(offsets)
     _numbers(naive, naive_of(WORKED), "Row + column: collides", cycle=True)
     _numbers(right, table_of(WORKED), "Row · 5 + column: does not", cycle=False)
@@ -70,7 +70,7 @@ def _offsets(axes: Axes) -> None:
     fill(axes, paint(np.zeros(WORKED, int), (SHADES[0],)))
     lattice(axes, WORKED, (1, 1), color="#ffffff", linewidth=1.2)
     for n, (r, c) in enumerate(np.ndindex(*WORKED)):
-        text = f"({middle[0] - r}, {middle[1] - c})"
+        text = f"({middle[0] - r}, {middle[1] - c})".replace("-", "−")
         axes.text(c + 0.5, r + 0.4, text, ha="center", va="center", fontsize=8.5, color=DARK)
         axes.text(c + 0.5, r + 0.68, f"row {index[n]}", ha="center", va="center", fontsize=7.5, color="#44494f")
     frame(axes, middle, (1, 1), edgecolor=STRONG[1], linewidth=2.2)
@@ -84,7 +84,7 @@ def _numbers(axes: Axes, table: Array, title: str, cycle: bool) -> None:
     fill(axes, shades)
     lattice(axes, (5, 5), (1, 1), color="#ffffff", linewidth=1.2)
     for r, c in np.ndindex(5, 5):
-        axes.text(c + 0.5, r + 0.5, table[r, c], ha="center", va="center", fontsize=9, color=DARK)
+        axes.text(c + 0.5, r + 0.5, str(table[r, c]), ha="center", va="center", fontsize=9, color=DARK)
     for dy, dx in COLLISION:
         frame(axes, (dy + 2, dx + 2), (1, 1), edgecolor=STRONG[1], linewidth=2.4)
     _offset_axes(axes, WORKED)
@@ -104,11 +104,11 @@ def _table(axes: Axes, window: Size) -> None:
     table = table_of(window)
     title = f"Window {by(window)}: {table.shape[0]} · {table.shape[1]} = {table.size} rows of the table"
     canvas(axes, (table.shape[0], table.shape[1]), title, margin=0.15)
-    image = fill(axes, table, cmap="cividis")
+    image = fill(axes, table, cmap="viridis")
     if max(table.shape) <= NUMBERED:
         inks = on(image.cmap(image.norm(table))[..., :3])
         for r, c in np.ndindex(*table.shape):
-            axes.text(c + 0.5, r + 0.5, table[r, c], ha="center", va="center", fontsize=6.2, color=inks[r, c])
+            axes.text(c + 0.5, r + 0.5, str(table[r, c]), ha="center", va="center", fontsize=6.2, color=inks[r, c])
     _offset_axes(axes, window)
 
 
@@ -116,8 +116,8 @@ def _pairs(axes: Axes, window: Size) -> None:
     index = index_of(window)
     N = len(index)
     canvas(axes, (N, N), f"The index: {N} × {N} pairs → {index.max() + 1} rows", margin=0.02 * N)
-    fill(axes, index, cmap="cividis")
-    frame(axes, (0, 0), (N, N), edgecolor=INK, linewidth=0.8)
+    fill(axes, index, cmap="viridis")
+    frame(axes, (0, 0), (N, N), linewidth=0.8)
     axes.set(xlabel=f"token j, 0 to {N - 1}", ylabel=f"token i, 0 to {N - 1}")
 
 
@@ -129,15 +129,15 @@ def index(sizes: Geometry) -> Chapter:
     table = table_of(window)
     text = [
         Markup(
-            "Attention itself does not know where tokens are. V1 adds a learned number per head to the score of each pair, which depends only on "
-            "the offset from one token to the other. A window of {} tokens has {} × {} offsets, so the table has {} rows, and "
+            "Attention itself does not know where tokens are. V1 adds a learned number per head to the score of each pair, which depends "
+            "only on the offset from one token to the other. A window of {} tokens has {} × {} offsets, so the table has {} rows, and "
             "<code>relative_position_index</code> says which row each of the {:,} pairs reads (paper, section 3.2, equation 4)."
         ).format(by(window), *table.shape, table.size, sizes.tokens**2),
         Markup(
-            "Both offsets are first counted from 0: −2 … 2 becomes 0 … 4. Adding them would give (2, 1) and (1, 2) the same row, 4 + 3 = 3 + 4 = 7, "
-            "although “two down, one right” is another direction than “one down, two right”. So the row offset is multiplied by the number of "
-            "column offsets, here 2 · 3 − 1 = 5: (2, 1) reads row 4 · 5 + 3 = 23 and (1, 2) row 3 · 5 + 4 = 19. In a window {} tokens wide the "
-            "factor is {}."
+            "Both offsets are first counted from 0: −2 … 2 becomes 0 … 4. Adding them would give (2, 1) and (1, 2) the same row, 4 + 3 = "
+            "3 + 4 = 7, although “two down, one right” is another direction than “one down, two right”. So the row offset is multiplied "
+            "by the number of column offsets, here 2 · 3 − 1 = 5: (2, 1) reads row 4 · 5 + 3 = 23 and (1, 2) row 3 · 5 + 4 = 19. In a "
+            "window {} tokens wide the factor is {}."
         ).format(window[1], stride),
     ]
     naive = len(np.unique(naive_of(window)))
@@ -145,8 +145,8 @@ def index(sizes: Geometry) -> Chapter:
         "index", "Every offset has a row of its own", tuple(text), draw_index(window),
         f"Tables over row and column offsets: the naive sum gives two framed offsets the same number, the model's index does not; "
         f"below, the {table.size} rows of the real window's table and its {sizes.tokens} by {sizes.tokens} index.",
-        "Above, a window of 3 × 3 tokens: framed in the tables are (2, 1) and (1, 2). Equal colours: equal rows, so the naive sum shares a row "
-        "along every diagonal. Below, the model's index for the real window.",
+        "Above, a window of 3 × 3 tokens: framed in the tables are (2, 1) and (1, 2). Equal colours: equal rows, so the naive sum shares "
+        "a row along every diagonal. Below, the model's index for the real window.",
         {"Rows of the table": f"{table.shape[0]} × {table.shape[1]} = {table.size}", "Rows a naive sum could tell apart": naive,
          "Pairs that share the table": f"{sizes.tokens**2:,}"},
         {"bias_table_rows": int(table.size), "naive_rows": naive},

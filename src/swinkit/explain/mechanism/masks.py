@@ -9,7 +9,7 @@ import numpy as np
 
 from swinkit.explain.figures import DARK, SOFT, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, paint, rgb
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, paint, panels, rgb
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.explain.mechanism.proof import Proof, prove
 from swinkit.explain.mechanism.shift import PIECE_FILLS, PIECES
@@ -66,11 +66,11 @@ def draw_masks(sizes: Geometry, proof: Proof) -> Figure:
     """All masks in their windows' places, what goes wrong without them, and each kind of mask from near."""
     found = kinds(sizes)
     figure = new_figure(9, 8.3)
-    above, below = figure.add_gridspec(2, 1, height_ratios=(1.15, 1), hspace=0.04)
-    left, right = (figure.add_subplot(cell) for cell in above.subgridspec(1, 2))
+    halves = figure.add_gridspec(2, 1, height_ratios=(1.15, 1), hspace=0.04)
+    left, right = panels(figure, halves[0], (1, 1))
     _all(left, sizes)
     _without(right, sizes, proof)
-    rows = below.subgridspec(2, 4, height_ratios=(0.5, 1))
+    rows = halves[1].subgridspec(2, 4, height_ratios=(0.5, 1))
     for column, kind in enumerate(found):
         _window(figure.add_subplot(rows[0, column]), kind, sizes)
         _mask(figure.add_subplot(rows[1, column]), kind)
@@ -98,7 +98,7 @@ def _without(axes: Axes, sizes: Geometry, proof: Proof) -> None:
     frame(axes, (0, 0), sizes.grid, linewidth=0.8)
     if any(sizes.shift):
         bar = axes.figure.colorbar(image, ax=axes, shrink=0.72, pad=0.02)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
     words = f"largest error without the mask  {proof.unmasked:.2g}\nlargest error with the mask  {proof.masked:.1g}"
     axes.text(0.0, -0.04, words, transform=axes.transAxes, va="top", fontsize=9, linespacing=1.5)
@@ -132,19 +132,19 @@ def masks(sizes: Geometry) -> Chapter:
     proof = prove(sizes)
     text = [
         Markup(
-            "After the roll, some windows hold tokens from opposite edges of the map. They must not see each other: to the score of such a pair "
-            "−100 is added before the softmax, and e<sup>−100</sup> is about 4 · 10<sup>−44</sup> (<code>seam_sides</code>, "
-            "<code>seam_mask</code>; paper, section 3.2, figure 4). Two tokens may see each other exactly where they lie on the same side of "
-            "the seam, which four numbers per window describe."
+            "After the roll, some windows hold tokens from opposite edges of the map. They must not see each other: to the score of such "
+            "a pair −100 is added before the softmax, and e<sup>−100</sup> is about 4 · 10<sup>−44</sup> (<code>seam_sides</code>, "
+            "<code>seam_mask</code>; paper, section 3.2, figure 4). Two tokens may see each other exactly where they lie on the same "
+            "side of the seam, which four numbers per window describe."
         ),
         Markup(
-            "Does this equal attention inside the irregular windows? It was computed again without roll, mask or partition: the {:,} regions "
-            "of the map one by one, from coordinates alone. Largest difference of the two in float64: <b>{:.1e}</b>. Without the mask it would "
-            "be {:.2g}."
+            "Does this equal attention inside the irregular windows? It was computed again without roll, mask or partition: the {:,} "
+            "regions of the map one by one, from coordinates alone. Largest difference of the two in float64: <b>{:.1e}</b>. Without the "
+            "mask it would be {:.2g}."
         ).format(proof.regions, proof.masked, proof.unmasked),
     ]
     found = kinds(sizes)
-    data = {f"Windows of kind {kind.name}": len(kind.windows) for kind in found}
+    data: dict[str, object] = {f"Windows of kind {kind.name}": len(kind.windows) for kind in found}
     data |= {"Largest difference, masked": f"{proof.masked:.1e}", "Largest difference, no mask": f"{proof.unmasked:.2g}"}
     facts = {"mask_difference": proof.masked, "difference_without_mask": proof.unmasked, "regions": proof.regions, "mask_kinds": len(found)}
     return Chapter(

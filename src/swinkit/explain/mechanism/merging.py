@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from swinkit.config import Size
-from swinkit.explain.figures import DARK, FILLS, INK, SOFT, new_figure, styled
+from swinkit.explain.figures import DARK, FILLS, SOFT, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, paint
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, paint, panels
 from swinkit.model import PatchMerging
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw_merging() -> Figure:
     figure = new_figure(9, 6.4)
     rows = figure.add_gridspec(2, 1, hspace=0.08)
     for row, (grid, title) in enumerate(((EVEN, "4 × 4 tokens"), (ODD, "3 × 5 tokens: a row and a column of zeros"))):
-        before, after = (figure.add_subplot(cell) for cell in rows[row].subgridspec(1, 2, width_ratios=(1, 1.55)))
+        before, after = panels(figure, rows[row], (1, 1.55))
         _before(before, grid, title)
         _after(after, merged(numbered(grid)), legend=row == 0)
     return figure
@@ -56,7 +56,7 @@ def _before(axes: Axes, grid: Size, title: str) -> None:
     r, c = np.indices((tall, wide))
     fill(axes, paint(r % 2 + 2 * (c % 2), COLOURS))
     lattice(axes, (tall, wide), (1, 1), color="#ffffff", linewidth=1.2)
-    lattice(axes, (tall, wide), (2, 2), color=INK, linewidth=2.0)
+    lattice(axes, (tall, wide), (2, 2), linewidth=2.0)
     for (row, column), number in np.ndenumerate(np.pad(numbered(grid)[..., 0], ((0, tall - grid[0]), (0, wide - grid[1])))):
         if not number:
             frame(axes, (row, column), (1, 1), hatch="/////", edgecolor=SOFT, linewidth=0.0, zorder=1.5)
@@ -69,15 +69,27 @@ def _after(axes: Axes, vectors: Array, legend: bool) -> None:
     gap = 0.55
     width = W * (channels + gap) - gap
     canvas(axes, (1, 1), f"{H} × {W} tokens of 4C channels")
-    axes.set(xlim=(-0.2, width + 0.2), ylim=(H * 1.6 + 0.1, -0.3 - 1.3 * legend))
+    axes.set(xlim=(-0.2, width + 0.2), ylim=(H * 1.6 + 0.1, -0.3 - 2.2 * legend))
+    if legend:
+        _legend(axes)
     for r, c, k in np.ndindex(H, W, channels):
         corner = (1.6 * r, c * (channels + gap) + k)
         frame(axes, corner, (1, 1), facecolor=COLOURS[k], fill=True, edgecolor="#ffffff", linewidth=1.2, zorder=1)
         if vectors[r, c, k] == 0:
             frame(axes, corner, (1, 1), hatch="/////", edgecolor=SOFT, linewidth=0.0, zorder=1.5)
-        axes.text(corner[1] + 0.5, corner[0] + 0.5, f"{vectors[r, c, k]:g}", ha="center", va="center", fontsize=11, weight="bold", color=DARK)
+        axes.text(
+            corner[1] + 0.5, corner[0] + 0.5, f"{vectors[r, c, k]:g}", ha="center", va="center", fontsize=11, weight="bold", color=DARK
+        )
     for r, c in np.ndindex(H, W):
         frame(axes, (1.6 * r, c * (channels + gap)), (1, channels), linewidth=2.0)
+
+
+def _legend(axes: Axes) -> None:
+    """The slices in the order of the channels, two by two, above the tokens."""
+    for k, name in enumerate(SLICES):
+        top, left = -2.0 + 0.8 * (k // 2), 4.55 * (k % 2)
+        frame(axes, (top, left), (0.5, 0.5), facecolor=COLOURS[k], fill=True, linewidth=0.8)
+        axes.text(left + 0.75, top + 0.25, f"{k + 1}.  {name}", va="center", fontsize=9)
 
 
 def merging() -> Chapter:
@@ -86,17 +98,19 @@ def merging() -> Chapter:
 
     first = [int(value) for value in merged(numbered(EVEN))[0, 0]]
     text = Markup(
-        "After each stage but the last, every square of 2 × 2 tokens becomes one token: the 4C numbers of the four are put side by side and a "
-        "linear layer halves them to 2C, so the map has a quarter of the tokens and twice the channels. The order is the original code's: "
-        "{}; rows change fastest. The first token here gets {}. Weights trained with another order do not fit until the columns of "
+        "After each stage but the last, every square of 2 × 2 tokens becomes one token: the 4C numbers of the four are put side by side "
+        "and a linear layer halves them to 2C, so the map has a quarter of the tokens and twice the channels. The order is the original "
+        "code's: {}; rows change fastest. The first token here gets {}. Weights trained with another order do not fit until the columns of "
         "<code>reduction</code> are swapped, and nothing warns about it. V1 normalises before the linear layer, V2 after it "
         "(<code>PatchMerging</code>; paper, section 3.1; V2 code)."
     ).format(Markup(", ").join(Markup("<code>{}</code>").format(one) for one in SLICES), ", ".join(map(str, first)))
     return Chapter(
         "merging", "Merging makes a pyramid", (text,), draw_merging(),
-        "Numbered tokens of a 4 by 4 map in squares of 2 by 2, coloured by their place in the square; beside them each merged token with the "
+        "Numbered tokens of a 4 by 4 map in squares of 2 by 2, coloured by their place in the square; beside them each merged token with "
+        "the "
         f"numbers of its four tokens: first {first}. Below the same for 3 by 5 tokens with zeros added.",
-        "Tokens with one channel each through the real PatchMerging, its norm and linear layer taken out. Colour: the place in the square, in "
+        "Tokens with one channel each through the real PatchMerging, its norm and linear layer taken out. Colour: the place in the "
+        "square, in "
         f"the order {', '.join(SLICES)}. Hatched: zeros that complete an odd map.",
         {f"Quarter {k} of the channels": one for k, one in enumerate(SLICES, 1)},
         {"merging_order": list(SLICES)},

@@ -43,7 +43,7 @@ def mosaic(tokens: Array) -> Array:
 
 def mean_colours(tokens: Array) -> Array:
     """(H, W, 3, h, w) -> (H, W, 3) in [0, 1]: one colour per token."""
-    return tokens.mean((3, 4)) / 255
+    return np.asarray(tokens.mean((3, 4)) / 255)
 
 
 @styled
@@ -88,7 +88,7 @@ def _patch(axes: Axes, token: Array, title: str) -> None:
         texts = np.array([["\n".join(str(v) for v in colours_) for colours_ in row] for row in token.transpose(1, 2, 0)])
         inks = on(colours)
         for r, c in np.ndindex(h, w):
-            axes.text(c + 0.5, r + 0.5, texts[r, c], ha="center", va="center", fontsize=7, color=inks[r, c], linespacing=1.25)
+            axes.text(c + 0.5, r + 0.5, str(texts[r, c]), ha="center", va="center", fontsize=7, color=inks[r, c], linespacing=1.25)
 
 
 def _token(axes: Axes, token: Array) -> None:
@@ -104,7 +104,7 @@ def _token(axes: Axes, token: Array) -> None:
         if max(h, w) <= 4:
             inks = on(block)
             for r, c in np.ndindex(h, w):
-                axes.text(c + 0.5, top + r + 0.5, token[channel, r, c], ha="center", va="center", fontsize=7, color=inks[r, c])
+                axes.text(c + 0.5, top + r + 0.5, str(token[channel, r, c]), ha="center", va="center", fontsize=7, color=inks[r, c])
 
 
 def partition(picture: Array, sizes: Geometry) -> Chapter:
@@ -115,13 +115,14 @@ def partition(picture: Array, sizes: Geometry) -> Chapter:
     numbers, padding = tokens[0, 0].size, tuple(side * p - s for side, p, s in zip(sizes.grid, sizes.patch, sizes.size, strict=True))
     filled = f" Hatched: {padding[0]} rows and {padding[1]} columns of zeros that fill the last patches." if any(padding) else ""
     text = Markup(
-        "A Swin Transformer does not read pixels one by one. The picture is cut into patches of {} pixels that do not overlap; the {} numbers "
-        "of a patch (three colours per pixel) become one <em>token</em>, and a linear layer maps each token to C channels. Both steps are one "
-        "convolution whose stride is its kernel size (<code>PatchEmbed</code>; paper, section 3.1)."
+        "A Swin Transformer does not read pixels one by one. The picture is cut into patches of {} pixels that do not overlap; the {} "
+        "numbers of a patch (three colours per pixel) become one <em>token</em>, and a linear layer maps each token to C channels. Both "
+        "steps are one convolution whose stride is its kernel size (<code>PatchEmbed</code>; paper, section 3.1)."
     ).format(by(sizes.patch), numbers)
     return Chapter(
         "partition", "Patches become tokens", (text,), draw_partition(tokens, sizes),
-        f"A picture of {by(sizes.size)} pixels under a grid of {by(sizes.grid)} patches; one patch is shown as pixels and as {numbers} numbers.",
+        f"A picture of {by(sizes.size)} pixels under a grid of {by(sizes.grid)} patches; one patch is shown as pixels and as {numbers} "
+        f"numbers.",
         f"The real PatchEmbed, with the identity as its weights: each token holds exactly the {numbers} numbers of its patch.{filled}",
         {"Picture": f"{by(sizes.size)} pixels", "Map": f"{by(sizes.grid)} = {sizes.grid[0] * sizes.grid[1]:,} tokens",
          "Numbers per patch": numbers},

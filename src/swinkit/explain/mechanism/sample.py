@@ -33,11 +33,13 @@ def landscape(size: Size) -> Array:
     image = np.where((away < 0.13)[..., None], _blend((255, 250, 220), (255, 196, 90), (away / 0.13)[..., None] ** 2), image)
     hills = ((0.56, 0.07, 5.0, 0.4, (112, 128, 168)), (0.68, 0.06, 7.0, 2.1, (72, 104, 104)), (0.82, 0.05, 4.2, 4.4, (38, 66, 52)))
     for base, height, waves, start, colour in hills:
-        ridge = base + height * np.sin(waves * x / max(aspect, 1) + start) + 0.3 * height * np.sin(2.7 * waves * x / max(aspect, 1) + 2 * start)
+        ridge = (
+            base + height * np.sin(waves * x / max(aspect, 1) + start) + 0.3 * height * np.sin(2.7 * waves * x / max(aspect, 1) + 2 * start)
+        )
         shade = _blend(colour, tuple(0.72 * c for c in colour), np.clip((y - ridge) / 0.3, 0, 1)[..., None])
         image = np.where((y > ridge)[..., None], shade, image)
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _blend(one: tuple[float, ...], other: tuple[float, ...], share: Array) -> Array:
-    return np.array(one) * (1 - share) + np.array(other) * share
+    return np.asarray(np.array(one) * (1 - share) + np.array(other) * share)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from swinkit.config import SIZE_POLICIES, Size
-from swinkit.explain.figures import DARK, FILLS, INK, SOFT, STRONG, new_figure, styled
+from swinkit.explain.figures import DARK, FILLS, SOFT, STRONG, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, paint
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, paint, panels, rgb
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.model import from_windows, seam_sides
 
@@ -31,14 +31,14 @@ ON_PIECE = ((0.68, 0.32), (0.3, 0.5), (0.5, 0.68), (0.5, 0.5))
 def sides_rolled(sizes: Geometry) -> Array:
     """(H', W') 0 to 3: the side of the seam of each token of the rolled map, from the model's `seam_sides`."""
     sides = seam_sides(sizes.padded, sizes.window, sizes.shift)
-    return from_windows(sides[None], sizes.window, sizes.padded)[0].numpy()  # type: ignore[no-any-return]
+    return from_windows(sides[None], sizes.window, sizes.padded)[0].numpy()
 
 
 def places_rolled(sizes: Geometry) -> Array:
     """(H', W', 2): which (row, column) of the padded map each place of the rolled map holds; the model's own roll."""
     rows, columns = np.meshgrid(*(np.arange(side) for side in sizes.padded), indexing="ij")
     places = torch.from_numpy(np.stack((rows, columns), -1))
-    return places.roll((-sizes.shift[0], -sizes.shift[1]), dims=(0, 1)).numpy()  # type: ignore[no-any-return]
+    return places.roll((-sizes.shift[0], -sizes.shift[1]), dims=(0, 1)).numpy()
 
 
 def sides_unrolled(sizes: Geometry) -> Array:
@@ -53,9 +53,9 @@ def sides_unrolled(sizes: Geometry) -> Array:
 def draw_shift(sizes: Geometry) -> Figure:
     """The map under its moved windows with the pieces that travel, the rolled map, and its last windows from near."""
     figure = new_figure(9, 8.0)
-    before, after = figure.add_gridspec(2, 1, height_ratios=(1.0, 0.95), hspace=0.06)
-    left, right = (figure.add_subplot(cell) for cell in before.subgridspec(1, 2))
-    near, legend = (figure.add_subplot(cell) for cell in after.subgridspec(1, 2, width_ratios=(1.25, 0.75)))
+    rows = figure.add_gridspec(2, 1, height_ratios=(1.0, 0.95), hspace=0.06)
+    left, right = panels(figure, rows[0], (1, 1))
+    near, legend = panels(figure, rows[1], (1.25, 0.75))
     _before(left, sizes)
     _after(right, sizes)
     _near(near, sizes)
@@ -70,10 +70,10 @@ def _before(axes: Axes, sizes: Geometry) -> None:
     sides = sides_unrolled(sizes)
     fill(axes, paint(sides, PIECE_FILLS))
     hatch(axes, sizes.grid, sizes.padded)
-    lattice(axes, (H, W), sizes.window, sizes.shift, color=INK, linewidth=0.9)
+    lattice(axes, (H, W), sizes.window, sizes.shift, linewidth=0.9)
     for side, (corner, size, to) in _travellers(sizes).items():
-        frame(axes, to, size, facecolor=PIECE_FILLS[side], fill=True, alpha=0.45, linewidth=0, edgecolor="none")
-        frame(axes, to, size, linestyle=(0, (3, 2)), linewidth=0.9)
+        frame(axes, to, size, facecolor=0.5 + 0.5 * rgb(PIECE_FILLS[side]), fill=True, linewidth=0)
+        frame(axes, to, size, linestyle=(0, (3, 2)), edgecolor=SOFT, linewidth=0.9)
         _arrow(axes, corner, to, size, ON_PIECE[side])
         _name(axes, to, size, PIECES[side], ON_PIECE[side])
         _name(axes, corner, size, PIECES[side], ON_PIECE[side])
@@ -83,7 +83,11 @@ def _before(axes: Axes, sizes: Geometry) -> None:
 def _travellers(sizes: Geometry) -> dict[int, tuple[Size, Size, Size]]:
     """side -> (where the piece is, its size, where it goes), for the pieces there are; rows and columns of the map."""
     (H, W), (down, right) = sizes.padded, sizes.shift
-    pieces = {1: ((down, 0), (H - down, right), (down, W)), 2: ((0, right), (down, W - right), (H, right)), 3: ((0, 0), (down, right), (H, W))}
+    pieces = {
+        1: ((down, 0), (H - down, right), (down, W)),
+        2: ((0, right), (down, W - right), (H, right)),
+        3: ((0, 0), (down, right), (H, W)),
+    }
     return {side: piece for side, piece in pieces.items() if min(piece[1]) > 0}
 
 
@@ -103,7 +107,7 @@ def _name(axes: Axes, corner: Size, size: Size, text: str, at: tuple[float, floa
 def _after(axes: Axes, sizes: Geometry) -> None:
     canvas(axes, sizes.padded, f"2  Rolled: {by(sizes.windows)} whole windows", margin=0.4)
     fill(axes, paint(sides_rolled(sizes), PIECE_FILLS))
-    lattice(axes, sizes.padded, sizes.window, color=INK, linewidth=0.9)
+    lattice(axes, sizes.padded, sizes.window, linewidth=0.9)
     (H, W), (down, right) = sizes.padded, sizes.shift
     _name(axes, (0, 0), (H - down, W - right), "A", ON_PIECE[0])
     for side, (_, size, to) in _travellers(sizes).items():
@@ -124,7 +128,7 @@ def _near(axes: Axes, sizes: Geometry) -> None:
         for r, c in np.ndindex(shown):
             text = f"{places[r, c, 0]},{places[r, c, 1]}"
             axes.text(c + 0.5, r + 0.5, text, ha="center", va="center", fontsize=5.0 if max(shown) > 10 else 6.5, color=DARK)
-    lattice(axes, shown, sizes.window, color=INK, linewidth=1.8)
+    lattice(axes, shown, sizes.window, linewidth=1.8)
 
 
 def _legend(axes: Axes, sizes: Geometry) -> None:
@@ -140,7 +144,11 @@ def _legend(axes: Axes, sizes: Geometry) -> None:
         frame(axes, (1 + 2.3 * line, 0.2), (1.3, 1.3), facecolor=PIECE_FILLS[side], fill=True, linewidth=0.8)
         axes.text(2.0, 1.65 + 2.3 * line, text, va="center", fontsize=9, linespacing=1.35)
     last = 1 + 2.3 * len(words)
-    rest = f"No shift: one window covers\nthe map of {by((H, W))}." if not moved else "Different letters in one window:\nglued together by the roll, so\nthe mask keeps them apart."
+    rest = (
+        f"No shift: one window covers\nthe map of {by((H, W))}."
+        if not moved
+        else "Different letters in one window:\nglued together by the roll, so\nthe mask keeps them apart."
+    )
     axes.text(0.2, last + 0.8, rest, va="center", fontsize=9, linespacing=1.35, color=SOFT)
 
 
@@ -162,8 +170,8 @@ def shift(sizes: Geometry) -> Chapter:
         Markup(
             "If windows never moved, nothing would ever leave them. So every second block (SW-MSA) moves the windows by {} tokens, half a "
             "window unless told otherwise. Windows at the edges would then be cut off and irregular. The trick is to roll the map instead: "
-            "what sticks out at one edge is glued on at the opposite edge, and the same {} whole windows fit again (<code>torch.roll</code> in "
-            "<code>window_attention</code>; paper, section 3.2, equation 3 and figure 4)."
+            "what sticks out at one edge is glued on at the opposite edge, and the same {} whole windows fit again "
+            "(<code>torch.roll</code> in <code>window_attention</code>; paper, section 3.2, equation 3 and figure 4)."
         ).format(by(sizes.asked_shift), by(sizes.windows)),
         Markup(
             "A shift only helps where there is more than one window. The size policy decides (<code>SwinConfig.drop_shift</code>): "
@@ -178,7 +186,7 @@ def shift(sizes: Geometry) -> Chapter:
         "shift", "The shift moves windows, and pieces of the map travel", tuple(text), draw_shift(sizes),
         "Three views of a map: moved windows with arrows from the first rows and columns to the opposite edges; the rolled map in whole "
         "windows; and its last windows with the original row and column of each token.",
-        f"Colours are the sides of the seam that `seam_sides` returns. Windows hold {' or '.join(_kinds(kinds))}.",
+        f"Colours are the sides of the seam that seam_sides returns. Windows hold {' or '.join(_kinds(kinds))}.",
         data, {"shift": sizes.shift, "shift_dropped": sizes.dropped, "windows_with_seam": _seamed(sizes)},
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 from swinkit.config import Size
 from swinkit.explain.figures import DARK, STRONG, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, on, write_cells
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, on
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.explain.mechanism.partition import mean_colours, tokens_of
 from swinkit.model import pad_map, to_windows
@@ -25,7 +25,7 @@ NUMBERED = 9
 
 def cut(values: Array, window: Size) -> Array:
     """(H, W, ...) -> (G, N, ...): padded with zeros up to whole windows, then cut by the model's `to_windows`."""
-    return to_windows(pad_map(torch.from_numpy(np.ascontiguousarray(values))[None], window), window)[0].numpy()  # type: ignore[no-any-return]
+    return to_windows(pad_map(torch.from_numpy(np.ascontiguousarray(values))[None], window), window)[0].numpy()
 
 
 def token_numbers(sizes: Geometry) -> Array:
@@ -76,17 +76,19 @@ def windows(picture: Array, sizes: Geometry) -> Chapter:
     tokens, count = sizes.padded[0] * sizes.padded[1], sizes.windows[0] * sizes.windows[1]
     pairs, all_pairs = count * sizes.tokens**2, (sizes.grid[0] * sizes.grid[1]) ** 2
     padding = sizes.padded != sizes.grid
-    filled = f" Hatched: the map is padded from {by(sizes.grid)} to {by(sizes.padded)} tokens, at the bottom and the right." if padding else ""
+    filled = (
+        f" Hatched: the map is padded from {by(sizes.grid)} to {by(sizes.padded)} tokens, at the bottom and the right." if padding else ""
+    )
     text = Markup(
         "Global attention compares every token with every other one: here {:,} pairs. Swin's attention (W-MSA) stays inside windows of {} "
-        "tokens, so only {:,} pairs are compared, and four times the tokens cost four times the work instead of sixteen times. A map that the "
-        "windows do not divide is padded at the bottom and the right; padded tokens take part as keys, as in the original detection code "
-        "(<code>to_windows</code>, <code>pad_map</code>; paper, section 3.2)."
+        "tokens, so only {:,} pairs are compared, and four times the tokens cost four times the work instead of sixteen times. A map "
+        "that the windows do not divide is padded at the bottom and the right; padded tokens take part as keys, as in the original "
+        "detection code (<code>to_windows</code>, <code>pad_map</code>; paper, section 3.2)."
     ).format(all_pairs, by(sizes.window), pairs)
     return Chapter(
         "windows", "Attention stays inside windows", (text,), draw_windows(mean_colours(tokens_of(picture, sizes)), sizes),
         f"A map of {by(sizes.padded)} tokens cut into {by(sizes.windows)} windows; one of them is shown with its {sizes.tokens} tokens.",
-        f"One colour per token. Right: the framed window as `to_windows` returns it, its tokens in the order of attention's rows.{filled}",
+        f"One colour per token. Right: the framed window as to_windows returns it, its tokens in the order of attention's rows.{filled}",
         {"Windows": f"{by(sizes.windows)} = {count}", "Pairs, all tokens": f"{all_pairs:,}",
          "Pairs, inside windows": f"{pairs:,} ({all_pairs / pairs:.3g} times fewer)"},
         {"windows": sizes.windows, "padded_grid": sizes.padded, "padded_tokens": tokens - sizes.grid[0] * sizes.grid[1],
