@@ -37,16 +37,16 @@ class Cost:
     """Entries of the attention matrices of all heads."""
 
 
-def msa(grid: Size, dim: int = DIM) -> int:
-    """Equation 1, multiply-adds of global attention: 4 hw C^2 + 2 (hw)^2 C."""
+def msa(grid: tuple[float, float], dim: int = DIM) -> float:
+    """Equation 1, multiply-adds of global attention on h x w tokens: 4 hw C^2 + 2 (hw)^2 C."""
     tokens = grid[0] * grid[1]
     return 4 * tokens * dim**2 + 2 * tokens**2 * dim
 
 
-def window_msa(grid: Size, window: Size, dim: int = DIM) -> int:
-    """Equation 2, of window attention: 4 hw C^2 + 2 M^2 hw C; in the second term h and w are padded to whole windows."""
-    padded = _padded(grid, window)
-    return 4 * grid[0] * grid[1] * dim**2 + 2 * window[0] * window[1] * padded[0] * padded[1] * dim
+def window_msa(grid: tuple[float, float], window: Size, dim: int = DIM) -> float:
+    """Equation 2, of window attention on h x w tokens that the window divides: 4 hw C^2 + 2 M^2 hw C."""
+    tokens = grid[0] * grid[1]
+    return 4 * tokens * dim**2 + 2 * window[0] * window[1] * tokens * dim
 
 
 def counted(grid: Size, window: Size, dim: int = DIM, heads: int = HEADS) -> int:
@@ -89,45 +89,31 @@ def draw_cost(sizes: Geometry, found: dict[str, list[Cost]]) -> Figure:
     """Operations and memory over image size, both axes logarithmic; lines: the equations, dots: counted."""
     figure = new_figure(9, 4.0)
     left, right = figure.subplots(1, 2)
-    grids = _between(found["window"])
-    for axes, unit, title in (
-        (left, 1e9, "Operations of one layer, 10⁹ multiply-adds"),
-        (right, 2**20, "Attention scores of one layer, MiB"),
-    ):
-        _axes(axes, sizes, title)
+    heights = np.geomspace(found["window"][0].grid[0], found["window"][-1].grid[0], 100)
+    maps = [(float(h), float(h) * sizes.grid[1] / sizes.grid[0]) for h in heights]
+    tokens, inside = np.array([h * w for h, w in maps]), sizes.window[0] * sizes.window[1]
+    operations = {"global": np.array([msa(one) for one in maps]), "window": np.array([window_msa(one, sizes.window) for one in maps])}
+    scores = {"global": 4.0 * HEADS * tokens**2, "window": 4.0 * HEADS * tokens * inside}
+    for axes, lines, unit in ((left, operations, 1e9), (right, scores, 2**20)):
         for (name, costs_), colour, marker in zip(found.items(), (STRONG[1], STRONG[0]), "so", strict=True):
-            windows = [grid if name == "global" else sizes.window for grid in grids]
-            line = [_operations(g, w, name) if axes is left else _bytes(g, w) for g, w in zip(grids, windows, strict=True)]
-            axes.plot(_sides(grids, sizes), np.array(line) / unit, color=colour, linewidth=1.8)
-            dots = [c.operations if axes is left else 4 * c.scores for c in costs_]
-            axes.plot(_sides([c.grid for c in costs_], sizes), np.array(dots) / unit, marker, color=colour, markersize=5)
-            axes.annotate(name, (_sides(grids, sizes)[-1], line[-1] / unit), (6, 0), textcoords="offset points", color=colour, va="center",
-                          weight="bold", annotation_clip=False)  # fmt: skip
+            dots = [one.operations if axes is left else 4 * one.scores for one in costs_]
+            _line(axes, sizes, heights, lines[name] / unit, colour, name)
+            axes.plot([one.grid[0] * sizes.patch[0] for one in costs_], np.array(dots) / unit, marker, color=colour, markersize=5)
+    _axes(left, sizes, found["window"], "Operations of one layer, 10⁹ multiply-adds")
+    _axes(right, sizes, found["window"], "Attention scores of one layer, MiB")
     return figure
 
 
-def _operations(grid: Size, window: Size, name: str) -> float:
-    return msa(grid) if name == "global" else window_msa(grid, window)
+def _line(axes: Axes, sizes: Geometry, heights: Array, values: Array, colour: str, name: str) -> None:
+    """A line with its name at its end."""
+    x = heights * sizes.patch[0]
+    axes.plot(x, values, color=colour, linewidth=1.8)
+    axes.annotate(
+        name, (x[-1], values[-1]), (7, 0), textcoords="offset points", color=colour, va="center", weight="bold", annotation_clip=False
+    )
 
 
-def _bytes(grid: Size, window: Size) -> float:
-    padded = _padded(grid, window)
-    return 4 * HEADS * padded[0] * padded[1] * window[0] * window[1]
-
-
-def _between(found: list[Cost]) -> list[Size]:
-    """Maps of whole windows from the smallest to the largest, spaced evenly on a logarithmic axis."""
-    first, last, window = found[0].grid, found[-1].grid, found[0].window
-    steps = np.geomspace(1, max(last[0] / first[0], 1.001), 60)
-    return [_padded((round(first[0] * s), round(first[1] * s)), window) for s in steps]
-
-
-def _sides(grids: list[Size], sizes: Geometry) -> Array:
-    """The height of the picture in pixels."""
-    return np.array([grid[0] * sizes.patch[0] for grid in grids])
-
-
-def _axes(axes: Axes, sizes: Geometry, title: str) -> None:
+def _axes(axes: Axes, sizes: Geometry, found: list[Cost], title: str) -> None:
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     axes.set(
@@ -136,8 +122,8 @@ def _axes(axes: Axes, sizes: Geometry, title: str) -> None:
         xlabel="side of the picture, pixels" if sizes.size[0] == sizes.size[1] else "height of the picture, pixels",
     )
     axes.set_title(title)
-    ticks = [f * sizes.size[0] for f in FACTORS]
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    ticks = [one.grid[0] * sizes.patch[0] for one in found]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -145,9 +131,11 @@ def _axes(axes: Axes, sizes: Geometry, title: str) -> None:
     axes.grid(color=RULE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
-    axes.axvline(sizes.size[0], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)))
-    axes.annotate("this picture", (sizes.size[0], 0.97), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-                  color=SOFT, fontsize=8)  # fmt: skip
+    here = sizes.grid[0] * sizes.patch[0]
+    axes.axvline(here, color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)))
+    axes.annotate(
+        "this picture", (here, 0.97), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top", color=SOFT, fontsize=8
+    )  # fmt: skip
 
 
 def cost(sizes: Geometry) -> Chapter:
@@ -170,7 +158,7 @@ def cost(sizes: Geometry) -> Chapter:
         "cost", "The cost grows with the picture, not with its square", (text,), draw_cost(sizes, found),
         f"Two charts over image size. At {by(sizes.size)} pixels global attention takes {everywhere.operations / inside.operations:.3g} "
         f"times the operations and {everywhere.scores / inside.scores:.3g} times the scores of windows, and the gap widens.",
-        "Lines: equations 1 and 2, for maps of whole windows. Dots: the real layer, its multiply-adds counted by torch's flop counter on "
+        "Lines: equations 1 and 2. Dots: the real layer, its multiply-adds counted by torch's flop counter on "
         "tensors without storage; where windows do not divide the map, padding adds to them.",
         words, {"operations_global": everywhere.operations, "operations_windows": inside.operations,
                 "score_bytes_global": 4 * everywhere.scores, "score_bytes_windows": 4 * inside.scores},

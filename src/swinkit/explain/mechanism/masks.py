@@ -65,8 +65,10 @@ def colours_of(sides: Array, mask: Array) -> Array:
 def draw_masks(sizes: Geometry, proof: Proof) -> Figure:
     """All masks in their windows' places, what goes wrong without them, and each kind of mask from near."""
     found = kinds(sizes)
-    figure = new_figure(9, 8.3)
-    halves = figure.add_gridspec(2, 1, height_ratios=(1.15, 1), hspace=0.04)
+    tall = max(side[0] / side[1] for side in (sizes.windows, sizes.grid))
+    heights = 0.9 + 3.6 * min(max(tall, 0.3), 1.5), 3.8
+    figure = new_figure(9, sum(heights))
+    halves = figure.add_gridspec(2, 1, height_ratios=heights, hspace=0.04)
     left, right = panels(figure, halves[0], (1, 1))
     _all(left, sizes)
     _without(right, sizes, proof)
@@ -97,7 +99,7 @@ def _without(axes: Axes, sizes: Geometry, proof: Proof) -> None:
     lattice(axes, sizes.grid, sizes.window, sizes.shift, color="#ffffff", linewidth=0.5, alpha=0.5)
     frame(axes, (0, 0), sizes.grid, linewidth=0.8)
     if any(sizes.shift):
-        bar = axes.figure.colorbar(image, ax=axes, shrink=0.72, pad=0.02)
+        bar = axes.figure.colorbar(image, ax=axes, shrink=0.72, pad=0.02, aspect=14)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
     words = f"largest error without the mask  {proof.unmasked:.2g}\nlargest error with the mask  {proof.masked:.1g}"

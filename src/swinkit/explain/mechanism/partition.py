@@ -95,7 +95,7 @@ def _token(axes: Axes, token: Array) -> None:
     """The numbers of the patch in the order in which the convolution reads them, one block per colour channel."""
     channels, h, w = token.shape
     gap = 0.6
-    canvas(axes, (channels * h + int(2 * gap + 1), w), f"Token: {token.size} numbers", margin=0.3)
+    canvas(axes, (channels * h + int(2 * gap + 1), w), f"{token.size} numbers", margin=0.3)
     for channel, (name, hue) in enumerate(HUES.items()):
         block = (0.2 + 0.8 * token[channel] / 255)[..., None] * rgb(hue)
         top = channel * (h + gap)

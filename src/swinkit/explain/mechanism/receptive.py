@@ -127,8 +127,9 @@ def _field(axes: Axes, colours: Array, sizes: Geometry, field: Field, shifts: bo
     _outline(axes, field.seen)
     corner = (field.token[0] * scale, field.token[1] * scale)
     frame(axes, corner, (scale, scale), facecolor=STRONG[1], fill=True, edgecolor="#ffffff", linewidth=0.8, zorder=5)
-    middle, radius = (corner[1] + scale / 2, corner[0] + scale / 2), 0.035 * max(sizes.padded) + scale / 2
-    axes.add_patch(Circle(middle, radius, fill=False, color=STRONG[1], linewidth=1.3, zorder=6))
+    if scale < 0.1 * max(sizes.padded):
+        middle, radius = (corner[1] + scale / 2, corner[0] + scale / 2), 0.035 * max(sizes.padded) + scale / 2
+        axes.add_patch(Circle(middle, radius, fill=False, color=STRONG[1], linewidth=1.3, zorder=6))
     share = field.count / field.seen.size
     words = f"{field.count:,} tokens ({100 * share:.3g} %)" + (" · no shift" if field.block and not any(field.shift) and shifts else "")
     axes.text(0.0, 1.02, words, transform=axes.transAxes, fontsize=8, color=SOFT, va="bottom")

@@ -52,8 +52,9 @@ def sides_unrolled(sizes: Geometry) -> Array:
 @styled
 def draw_shift(sizes: Geometry) -> Figure:
     """The map under its moved windows with the pieces that travel, the rolled map, and its last windows from near."""
-    figure = new_figure(9, 8.0)
-    rows = figure.add_gridspec(2, 1, height_ratios=(1.0, 0.95), hspace=0.06)
+    heights = 0.5 + 4.3 * _tall(sizes.padded), max(0.5 + 5.4 * 0.8 * _tall(sizes.window), 3.4)
+    figure = new_figure(9, sum(heights))
+    rows = figure.add_gridspec(2, 1, height_ratios=heights, hspace=0.04)
     left, right = panels(figure, rows[0], (1, 1))
     near, legend = panels(figure, rows[1], (1.25, 0.75))
     _before(left, sizes)
@@ -63,10 +64,15 @@ def draw_shift(sizes: Geometry) -> Figure:
     return figure
 
 
+def _tall(size: Size) -> float:
+    """Height over width, within what fits on a page."""
+    return min(max(size[0] / size[1], 0.3), 1.5)
+
+
 def _before(axes: Axes, sizes: Geometry) -> None:
     """The map in place; the moved windows reach over the bottom and the right, where copies of the first rows and columns belong."""
     (H, W), (down, right) = sizes.padded, sizes.shift
-    canvas(axes, (H + down, W + right), "1  Windows move; pieces travel", margin=0.4)
+    canvas(axes, (H + down, W + right), "1  Windows move; pieces travel" if any(sizes.shift) else "1  No shift", margin=0.4)
     sides = sides_unrolled(sizes)
     fill(axes, paint(sides, PIECE_FILLS))
     hatch(axes, sizes.grid, sizes.padded)
@@ -105,10 +111,13 @@ def _name(axes: Axes, corner: Size, size: Size, text: str, at: tuple[float, floa
 
 
 def _after(axes: Axes, sizes: Geometry) -> None:
-    canvas(axes, sizes.padded, f"2  Rolled: {by(sizes.windows)} whole windows", margin=0.4)
+    canvas(axes, sizes.padded, f"2  {'Rolled: ' if any(sizes.shift) else ''}{by(sizes.windows)} whole windows", margin=0.4)
     fill(axes, paint(sides_rolled(sizes), PIECE_FILLS))
-    lattice(axes, sizes.padded, sizes.window, linewidth=0.9)
-    (H, W), (down, right) = sizes.padded, sizes.shift
+    (H, W), (down, right), (h, w) = sizes.padded, sizes.shift, sizes.grid
+    for corner, size in (((h - down, 0), (H - h, W)), ((0, w - right), (H, W - w))):
+        if min(size) > 0:
+            frame(axes, corner, size, hatch="/////", edgecolor=SOFT, linewidth=0.0)
+    lattice(axes, sizes.padded, sizes.window, linewidth=0.9, zorder=3)
     _name(axes, (0, 0), (H - down, W - right), "A", ON_PIECE[0])
     for side, (_, size, to) in _travellers(sizes).items():
         _name(axes, (to[0] - down, to[1] - right), size, PIECES[side], ON_PIECE[side])
@@ -133,9 +142,8 @@ def _near(axes: Axes, sizes: Geometry) -> None:
 
 def _legend(axes: Axes, sizes: Geometry) -> None:
     """What the letters mean."""
-    H, W = sizes.padded
     moved = _travellers(sizes)
-    words = {0: "A  moves up and left,\nits tokens stay neighbours"}
+    words = {0: "A  moves up and left,\nits tokens stay neighbours" if moved else "A  stays where it is"}
     words |= {1: f"C  first {sizes.shift[1]} columns:\nfrom the left to the right edge"} if 1 in moved else {}
     words |= {2: f"B  first {sizes.shift[0]} rows:\nfrom the top to the bottom"} if 2 in moved else {}
     words |= {3: "D  the corner:\nto the opposite corner"} if 3 in moved else {}
@@ -144,11 +152,9 @@ def _legend(axes: Axes, sizes: Geometry) -> None:
         frame(axes, (1 + 2.3 * line, 0.2), (1.3, 1.3), facecolor=PIECE_FILLS[side], fill=True, linewidth=0.8)
         axes.text(2.0, 1.65 + 2.3 * line, text, va="center", fontsize=9, linespacing=1.35)
     last = 1 + 2.3 * len(words)
-    rest = (
-        f"No shift: one window covers\nthe map of {by((H, W))}."
-        if not moved
-        else "Different letters in one window:\nglued together by the roll, so\nthe mask keeps them apart."
-    )
+    rest = "Different letters in one window:\nglued together by the roll, so\nthe mask keeps them apart."
+    if not moved:
+        rest = f"One window covers the map\nof {by(sizes.grid)}: no shift." if sizes.dropped else "No shift was asked for."
     axes.text(0.2, last + 0.8, rest, va="center", fontsize=9, linespacing=1.35, color=SOFT)
 
 

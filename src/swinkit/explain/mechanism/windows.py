@@ -37,8 +37,11 @@ def token_numbers(sizes: Geometry) -> Array:
 @styled
 def draw_windows(colours: Array, sizes: Geometry) -> Figure:
     """The map under its windows, and one window with its tokens; colours: (H, W, 3), one per token."""
-    figure = new_figure(9, 4.3)
-    whole, one = figure.subplots(1, 2, width_ratios=(min(max(sizes.padded[1] / sizes.padded[0], 0.7), 1.6), 1))
+    wide = min(max(sizes.padded[1] / sizes.padded[0], 0.7), 1.6)
+    left, right = 8.6 * wide / (1 + wide), 8.6 / (1 + wide)
+    tall = max(left * sizes.padded[0] / sizes.padded[1], right * sizes.window[0] / sizes.window[1])
+    figure = new_figure(9, min(tall, 7) + 0.4)
+    whole, one = figure.subplots(1, 2, width_ratios=(wide, 1))
     place = (sizes.windows[0] // 2, sizes.windows[1] // 2)
     count = sizes.windows[0] * sizes.windows[1]
     canvas(whole, sizes.padded, f"{by(sizes.padded)} tokens in {count} window{'s' if count > 1 else ''}", margin=0.3)
