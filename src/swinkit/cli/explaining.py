@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from swinkit.explain.result import Explanation
 
 Sizes = Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")]
+"""SIDE, or HEIGHT WIDTH."""
 Out = Annotated[str | None, Parameter(help="A folder for the figures.")]
 Html = Annotated[str | None, Parameter(help="One page with everything, which opens offline.")]
 Formats = Annotated[
@@ -79,10 +80,21 @@ def mechanism(
     from swinkit.explain.mechanism import mechanism
 
     made = mechanism(
-        size=size or 224, window=window or 7, shift=shift, patch=patch or 4, picture=picture, out=out, html=html,
-        formats=formats or ("png",), overwrite=overwrite, say=_say,
+        size=_size("--size", size) or 224, window=_size("--window", window) or 7, shift=_size("--shift", shift),
+        patch=_size("--patch", patch) or 4, picture=picture, out=out, html=html, formats=formats or ("png",), overwrite=overwrite, say=_say,
     )  # fmt: skip
     return _show(made, as_json)
+
+
+def _size(flag: str, given: list[int] | None) -> int | tuple[int, int] | None:
+    """One number is a square, two are (height, width). Errors: ConfigError for more."""
+    from swinkit.errors import ConfigError
+
+    if not given:
+        return None
+    if len(given) > 2:
+        raise ConfigError(f"{flag} got {len(given)} numbers; give SIDE, or HEIGHT WIDTH.")
+    return given[0] if len(given) == 1 else (given[0], given[1])
 
 
 def _say(line: str) -> None:
