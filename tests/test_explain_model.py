@@ -206,6 +206,18 @@ def test_grad_cam_of_a_stage_is_the_formula():
     np.testing.assert_allclose(class_maps.grad_cam(model, x, 2, 0), class_maps.upsampled(wanted, (2, 2), (27, 35)), atol=1e-6)
 
 
+def test_frozen_weights_and_callers_without_gradients_change_nothing():
+    pytest.importorskip("captum")
+    model, x = small(), torch.randn(1, 3, 22, 30)
+    wanted = class_maps.grad_cam(model, x, 1, 0), insides.receptive_field(model, x).values
+    model.requires_grad_(False)
+    with torch.no_grad():
+        found = class_maps.grad_cam(model, x, 1, 0), insides.receptive_field(model, x).values
+    for one, other in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not x.requires_grad
+
+
 def test_integrated_gradients_add_up():
     pytest.importorskip("captum")
     model, x = small().double(), torch.randn(1, 3, 22, 30, dtype=torch.float64)

@@ -64,7 +64,9 @@ def grad_cam(model: SwinTransformer, x: Tensor, target: int, stage: int | None =
         watched.layers[stage].blocks.append(layer)
     else:
         raise InputError(f"There is no stage {stage}; this model has stages 0 to {last}.")
-    attribution = _captum("LayerGradCam")(watched, layer.maps).attribute(x, target=target, relu_attributions=True)
+    # Gradients of the picture: the weights may be frozen.
+    pixels = x.detach().clone().requires_grad_()
+    attribution = _captum("LayerGradCam")(watched, layer.maps).attribute(pixels, target=target, relu_attributions=True)
     return upsampled(attribution[0, 0].detach().double(), stride(model, last if stage is None else stage), (x.shape[2], x.shape[3]))
 
 
