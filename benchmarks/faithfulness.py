@@ -1,7 +1,7 @@
 """Are the maps of `swinkit explain` faithful? Deletion and insertion curves on Fashion-MNIST against a random and a centre-first order.
 
     swinkit train --output RUN
-    python benchmarks/faithfulness.py RUN [--pictures 200] [--out benchmarks/results]
+    python benchmarks/faithfulness.py RUN [--pictures 100] [--out benchmarks/results]
 
 For each test picture, patches of 2 x 2 pixels are taken away (or added to an empty picture) in the order of a map, most important first;
 the curve is the mean probability of the class that the model names. A faithful map has a small area under deletion and a large one under
@@ -22,6 +22,7 @@ import swinkit
 from swinkit.checkpoints.files import write_atomic
 from swinkit.data import open_split
 from swinkit.explain import class_maps, drawing, faithfulness
+from swinkit.explain.evidence import evidence
 from swinkit.explain.figures import render
 from swinkit.explain.mapping import attention_map, rollout
 from swinkit.explain.recording import record
@@ -58,7 +59,7 @@ METHODS = {
     "Grad-CAM, last norm": class_maps.grad_cam,
     "Grad-CAM, stage 0": lambda model, x, target: class_maps.grad_cam(model, x, target, 0),
     "Integrated Gradients": lambda model, x, target: class_maps.integrated_gradients(model, x, target)[0],
-    "Integrated Gradients, size": lambda model, x, target: np.abs(class_maps.integrated_gradients(model, x, target)[0]),
+    "evidence of overlays and reports": evidence,
     "occlusion, 4 x 4": lambda model, x, target: class_maps.occlusion(model, x, target, 4),
     "attention rollout": lambda model, x, target: rollout(record(model, x)).values,
     "attention of the middle": middle_attention,
@@ -112,7 +113,7 @@ def main():
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from swinkit.config import SwinConfig
 from swinkit.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from swinkit.explain import class_maps, explain, faithfulness, insides
 from swinkit.explain.blending import blend
+from swinkit.explain.evidence import evidence
 from swinkit.explain.interactive import packed
 from swinkit.explain.mapping import attention_map, attention_tokens, rollout, spread, token_at, unmerge, window_of
 from swinkit.explain.overlay import overlay
@@ -228,6 +229,20 @@ def test_integrated_gradients_add_up():
     np.testing.assert_allclose(values.sum() - float(difference), remainder, atol=1e-9)
 
 
+@pytest.mark.parametrize("size", [(22, 30), (27, 35)])
+def test_evidence_adds_up_and_is_constant_over_a_patch(size):
+    model, x = small(1, patch_size=4).double(), torch.randn(1, 3, *size, dtype=torch.float64)
+    values = evidence(model, x, 2, steps=64)
+    assert values.shape == size
+    blocks = values[: size[0] // 4 * 4, : size[1] // 4 * 4].reshape(size[0] // 4, 4, size[1] // 4, 4)
+    np.testing.assert_array_equal(blocks.max((1, 3)), blocks.min((1, 3)))
+    with torch.no_grad():
+        difference = (model(x) - model(torch.zeros_like(x)))[0, 2]
+    np.testing.assert_allclose(values.sum(), float(difference), rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="no class 5"):
+        evidence(model, x, 5)
+
+
 def test_occlusion_is_the_fall_of_the_probability():
     model, x = small(), torch.randn(1, 3, 20, 24)
     found = class_maps.occlusion(model, x, 1, window=(20, 24))
@@ -318,6 +333,7 @@ def test_nothing_in_the_model_changes(training):
     looked = subject(model, picture())
     recording = record(model, looked.x)
     class_maps.class_activation(model, looked.x, 0)
+    evidence(model, looked.x, 0)
     insides.receptive_field(model, looked.x)
     if class_maps.importlib.util.find_spec("captum"):
         class_maps.grad_cam(model, looked.x, 0)
@@ -453,7 +469,17 @@ def test_a_trained_run_is_explained_whole(explained, pictures):
     pytest.importorskip("captum")
     folder, made, _, first = explained
     names = {path.stem for path in made.files}
-    assert {"attention", "rollout", "gradcam", "integrated-gradients", "occlusion", "bias", "features", "receptive-field"} <= names
+    assert {
+        "attention",
+        "rollout",
+        "evidence",
+        "gradcam",
+        "integrated-gradients",
+        "occlusion",
+        "bias",
+        "features",
+        "receptive-field",
+    } <= names
     facts = made.to_dict()
     assert facts["label"] in ("blue", "green", "red")
     assert facts["similar"]["similar"][0]["source"] == str(first)

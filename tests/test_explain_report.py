@@ -12,7 +12,7 @@ from rich.console import Console
 
 import swinkit
 from swinkit.explain.blending import blend
-from swinkit.explain.class_maps import class_activation
+from swinkit.explain.evidence import evidence
 from swinkit.explain.subject import open_subject
 from swinkit.report import read_run, rebuild
 from swinkit.tasks.classify import Scorer
@@ -38,7 +38,8 @@ def test_a_finished_run_shows_what_it_looked_at(trained, tmp_path):
 def test_the_maps_are_those_of_the_model_and_picture(trained):
     first = looks_of(trained.run)[0]
     looked = open_subject(trained.run, first["picture"]["name"], device="cpu")
-    wanted = blend(looked.picture, class_activation(looked.model, looked.x, looked.target(first["picture"]["predicted"])))
+    values = evidence(looked.model, looked.x, looked.target(first["picture"]["predicted"]))
+    wanted = blend(looked.picture, values.clip(0))
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first["evidence"].partition(",")[2]))))
     assert np.array_equal(shown, wanted)
 

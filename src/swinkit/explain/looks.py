@@ -15,6 +15,7 @@ from PIL import ImageOps
 from swinkit.config import Size
 from swinkit.data.images import read_image
 from swinkit.explain import class_maps, drawing, insides
+from swinkit.explain.evidence import evidence
 from swinkit.explain.mapping import PixelMap, attention_map, rollout
 from swinkit.explain.recording import MOST_VALUES, Place, Recording, attention_values, record
 from swinkit.explain.similar import similar_pictures
@@ -151,6 +152,18 @@ def integrated_gradients(look: Look) -> Figured:
     return Figured("Integrated Gradients", text, {"integrated-gradients": (figure, f"Evidence for {look.class_name} per pixel")}, facts)
 
 
+def spoken(look: Look) -> Figured:
+    """What overlays and reports show."""
+    values = evidence(look.subject.model, look.subject.x, look.target)
+    title = f"evidence for {look.class_name}"
+    text = (
+        f"What each patch adds to the logit of {look.class_name}, by Integrated Gradients in four steps, averaged over the patch; patches "
+        "that speak against it are left out. Overlays of the server and reports of training show this.",
+    )
+    figure = drawing.heat_maps(look.picture, {title: values.clip(0)})
+    return Figured("Evidence", text, {"evidence": (figure, title.capitalize())}, {"class": look.class_name, "sum": float(values.sum())})
+
+
 def occlusion(look: Look) -> Figured:
     """What hiding a rectangle costs."""
     values = class_maps.occlusion(look.subject.model, look.subject.x, look.target)
@@ -227,6 +240,7 @@ def similar(look: Look) -> Figured:
 METHODS: Mapping[str, Callable[[Look], Figured]] = {
     "attention": attention,
     "rollout": rolled_out,
+    "evidence": spoken,
     "gradcam": grad_cam,
     "integrated-gradients": integrated_gradients,
     "occlusion": occlusion,
@@ -235,5 +249,5 @@ METHODS: Mapping[str, Callable[[Look], Figured]] = {
     "receptive-field": receptive_field,
     "similar": similar,
 }
-OF_A_CLASS = ("gradcam", "integrated-gradients", "occlusion")
+OF_A_CLASS = ("evidence", "gradcam", "integrated-gradients", "occlusion")
 OF_CAPTUM = ("gradcam", "integrated-gradients")

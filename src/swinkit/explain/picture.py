@@ -55,7 +55,7 @@ def explain_picture(
 
 
 FILES = (
-    *("attention", "attention-blocks", "rollout", "gradcam", "integrated-gradients", "occlusion"),
+    *("attention", "attention-blocks", "rollout", "evidence", "gradcam", "integrated-gradients", "occlusion"),
     *("bias", "bias-larger", "features", "receptive-field", "similar"),
 )
 """Every file name that a method may use."""

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from swinkit.explain.blending import blend
-from swinkit.explain.class_maps import class_activation
+from swinkit.explain.evidence import evidence
 from swinkit.explain.mapping import rollout
 from swinkit.explain.recording import record
 from swinkit.explain.subject import subject
@@ -51,10 +51,10 @@ def look(model: SwinTransformer, shown: MistakePicture, predicted: int) -> Looke
     looked = subject(model, shown.image)
     # Rollout needs the mean over heads only, a fraction of the memory.
     attention = rollout(record(looked.model, looked.x, keep=lambda weights: weights.mean(1, keepdim=True))).values
-    evidence = class_activation(looked.model, looked.x, predicted)
+    speaks = evidence(looked.model, looked.x, predicted).clip(0)
 
     def small(pixels: np.typing.NDArray[np.uint8]) -> Thumbnail:
         return thumbnail(MistakePicture(Image.fromarray(pixels), shown.truth, shown.predicted, shown.confidence, shown.name))
 
-    maps = [small(blend(looked.picture, values)).data for values in (evidence, attention - attention.min())]
+    maps = [small(blend(looked.picture, values)).data for values in (speaks, attention - attention.min())]
     return Looked(small(looked.picture), *maps)
