@@ -15,9 +15,9 @@ from swinkit.explain.subject import open_subject
 def overlay(model: str | Path | nn.Module, picture: Source, label: str | int | None = None) -> bytes:
     """A PNG file of the picture as the model sees it, coloured where it adds to the logit of `label` (None: the model's first guess).
 
-    Four forward and backward passes (`evidence`); what speaks against the class is left out. Nothing is written to the model, so that threads
-    may call this and the model at the same time; a model in training mode is looked at in eval mode. A model's path is read anew by every
-    call: pass the model. Errors: as of `explain`; InputError for a model without a classifier.
+    Four forward and backward passes (`evidence`); what speaks against the class is left out. Nothing is written to the model, so that
+    threads may call this and the model at the same time; a model in training mode is looked at in eval mode. A model's path is read anew by
+    every call: pass the model. Errors: as of `explain`; InputError for a model without a classifier.
     """
     looked = open_subject(model, picture)
     values = evidence(looked.model, looked.x, looked.target(label))
