@@ -1,5 +1,6 @@
 """How the site is made: `make docs`, or `sphinx-build -W --keep-going docs build/docs`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,6 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "linke
 
 myst_heading_anchors = 4  # the anchors that GitHub gives to headings
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]
 templates_path: list[str] = []
 
 autodoc_member_order = "bysource"
@@ -29,3 +29,14 @@ html_css_files = ["swinkit.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
+
+
+def setup(app):
+    """Leave pages out of the table of contents that this checkout does not have."""
+    app.connect("source-read", without_absent_pages)
+
+
+def without_absent_pages(app, docname, source):
+    """The first page without lines such as `serve <serving>` where there is no serving.md."""
+    if docname == "index":
+        source[0] = re.sub(r"^\w+ <([\w-]+)>\n", lambda line: line[0] if Path(app.srcdir, f"{line[1]}.md").is_file() else "", source[0], flags=re.M)
