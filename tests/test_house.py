@@ -25,6 +25,7 @@ ORDER = (
     {"predict", "environment", "export"},
     {"console"},
     {"evaluate", "embed", "doctor"},
+    {"explain"},
     {"report"},
     {"train"},
     {"bench"},
@@ -104,6 +105,11 @@ def run(code):
             ("torchvision", "torchmetrics", "matplotlib", "timm", "huggingface_hub"),
         ),
         ("import swinkit; swinkit.prepare(swinkit.create_model('swin_pico_patch2_window7_28'))", ("torch._dynamo",)),
+        (
+            "from swinkit.cli import run; run(['explain', '--help']); run(['explain', 'mechanism', '--help'])",
+            ("torch", "matplotlib", "numpy"),
+        ),
+        ("import swinkit; swinkit.explain; swinkit.explain.mechanism", ("torch", "matplotlib")),
         ("import swinkit; swinkit.Predictor", ("torchmetrics", "matplotlib", "tensorboard")),
     ],
 )
@@ -122,7 +128,7 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare", "explain"])
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"
