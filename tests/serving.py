@@ -23,7 +23,7 @@ LABELS = ("ant", "bee", "cat", "dog", "elk")
 class Told:
     """In place of a Predictor: logits that grow with an image's red, behind a gate, as slow or broken as the test wants."""
 
-    source = "told"
+    source = "told.onnx"
     classes = LABELS
     preprocess = PREPROCESS
     about = "a test"

@@ -139,6 +139,7 @@ def test_states_and_headers(client):
         ("/predict", {"content": b"x", "headers": PNG | {"Content-Encoding": "gzip"}}, (415, "unsupported_type")),
         ("/predict?model=none", {"content": b"x", "headers": PNG}, (404, "no_such_model")),
         ("/predict?top_k=0", {"content": b"x", "headers": PNG}, (422, "bad_parameter")),
+        ("/predict?topk=3", {"content": b"x", "headers": PNG}, (422, "bad_parameter")),
         ("/predict?top_k=many", {"content": b"x", "headers": PNG}, (422, "bad_parameter")),
         ("/predict", {"files": [("picture", ("a.png", b"x"))]}, (422, "no_image")),
         ("/predict", {"data": {"file": "text"}, "files": [("x", ("a", b"b"))]}, (422, "no_image")),
