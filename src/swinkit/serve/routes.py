@@ -30,17 +30,22 @@ QUERY = {"/predict": {"model", "top_k"}, "/embed": {"model"}, "/explain": {"mode
 bearer = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 
 
-def service_of(request: Request) -> Service:
-    """The app's service."""
+def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def model_of(
+# Asynchronous, although they wait for nothing: FastAPI sends others through a thread, which costs more than all that they do.
+async def service_of(request: Request) -> Service:
+    """The app's service."""
+    return _service(request)
+
+
+async def model_of(
     request: Request, model: Annotated[str | None, Query(description="A name from GET /models; by default its first.")] = None
 ) -> Served:
     """The model that a request names. Errors: ApiError (404, 422, 503)."""
-    service = service_of(request)
+    service = _service(request)
     known = QUERY[request.scope["route"].path]
     if unknown := sorted(set(request.query_params) - known):
         says = f"There is no parameter {printable(unknown[0])[:40]!r}; there are {', '.join(sorted(known))}."
@@ -49,9 +54,9 @@ def model_of(
     return service.model(model)
 
 
-def check_token(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None) -> None:
+async def check_token(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None) -> None:
     """Errors: ApiError (401)."""
-    wanted = service_of(request).settings.token or ""
+    wanted = _service(request).settings.token or ""
     if given is None or not hmac.compare_digest(given.credentials.encode(), wanted.encode()):
         raise ApiError(401, "no_access", "The token is missing or wrong; send Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"})
 
