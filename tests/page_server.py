@@ -1,6 +1,5 @@
 """A server for tests of the page: it speaks the API of `swinkit serve` and answers what a test tells it to."""
 
-import json
 import secrets
 import threading
 import time
@@ -31,11 +30,14 @@ class Told:
     models: list = field(default_factory=lambda: MODELS)
     refusals: list = field(default_factory=list)  # (status, headers) of the next answers
     token: str = ""
-    delay: float = 0.0
+    gate: threading.Event = field(default_factory=threading.Event)  # what is asked waits until it is set
     names: list = field(default_factory=list)
     asked: list = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
+
+    def __post_init__(self):
+        self.gate.set()
 
 
 def make_app(told):
@@ -61,14 +63,14 @@ def make_app(told):
     def predict(file: UploadFile, model: str, top_k: int = 5):
         told.at_once += 1
         told.most_at_once = max(told.most_at_once, told.at_once)
-        time.sleep(told.delay)
+        told.gate.wait(10)
         told.at_once -= 1
         told.names.append(file.filename)
         told.asked.append(model)
         if told.refusals:
             return refusal(*told.refusals.pop(0))
         if file.file.read(4) != b"\x89PNG":
-            return refusal(415, f"{file.filename} is not a picture; expected JPEG, PNG or WebP.")
+            return refusal(400, f"{file.filename} is not an image that is read here.")
         return answer(model, file.filename, top_k)
 
     @app.post("/explain")
@@ -87,7 +89,7 @@ def answer(model, name, top_k):
 
 def refusal(status, message, headers=None):
     body = {"error": {"code": f"E{status}", "message": message, "request_id": "req-7"}}
-    return JSONResponse(json.loads(json.dumps(body)), status, headers=headers)
+    return JSONResponse(body, status, headers=headers)
 
 
 class Running:

@@ -3,8 +3,8 @@
 // (names of files, classes and models, messages) goes into the page as text and never as markup.
 (() => {
 const AT_ONCE = 2, LIMIT = 60, TRIES = 6, TOP = 5, LONGEST_WAIT = 60, FAR_TOO_LONG = 180;
-const TITLES = { 400: "Not understood", 404: "No such model", 413: "Too large", 415: "Not a picture this server reads", 422: "Not readable",
-  503: "The server is busy", 504: "This took too long" };
+const TITLES = { 400: "Not readable as a picture", 404: "No such model", 408: "The upload was too slow", 413: "Too large",
+  415: "Not a picture that is read here", 500: "The server failed", 503: "The server is busy", 504: "This took too long" };
 const $ = (id) => document.getElementById(id);
 let models = JSON.parse($("facts").textContent), model = null, pictures = [];
 let token = remembered(), locked = false, heldUntil = 0, running = 0, ticking = 0;
