@@ -13,7 +13,6 @@ pytest.importorskip("fastapi", reason="the server needs the extra 'serve'")
 sync_playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright").sync_playwright
 
 from page_server import GUESSES, HOSTILE, MODELS, Running, Told, make_app  # noqa: E402
-
 from swinkit.serve.page import page as html  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -242,7 +241,7 @@ def test_without_a_mouse(opened, told):
             if reached[-1] == "Show attention on chosen.png":
                 page.keyboard.press("Space")
                 page.wait_for_selector("img[alt='Where the model looked for Ankle boot']")
-        assert ["Clear", "Show attention on chosen.png", "Attention for the class", "Remove chosen.png"] == reached[:4]
+        assert reached[:4] == ["Clear", "Show attention on chosen.png", "Attention for the class", "Remove chosen.png"]
         assert "Ankle boot" in told.asked
 
 
