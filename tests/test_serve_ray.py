@@ -1,6 +1,7 @@
 """The server as a Ray Serve deployment: two replicas on this machine give what Predictor gives."""
 
 import json
+import secrets
 import socket
 import urllib.request
 import warnings
@@ -9,7 +10,7 @@ from urllib.error import HTTPError
 import pytest
 
 import swinkit
-from swinkit.errors import ConfigError
+from swinkit.errors import ConfigError, SwinkitError
 from swinkit.serve import Settings
 
 with warnings.catch_warnings():
@@ -17,6 +18,7 @@ with warnings.catch_warnings():
     serve = pytest.importorskip("ray.serve", reason="needs the extra 'ray': pip install 'swinkit[ray]'")
     import ray
 
+from swinkit.serve import ray as with_ray
 from swinkit.serve.ray import deployment
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
@@ -29,6 +31,13 @@ def address(trained):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it writes one into the home of whoever runs the tests
+        yield from serving(trained, port)
+
+
+def serving(trained, port):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100 * 2**20)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -93,3 +102,16 @@ def test_autoscaling_is_rays(trained):
     made = deployment(trained.run, max_replicas=4, autoscaling={"upscale_delay_s": 3}, settings=SETTINGS)
     scaling = made._bound_deployment._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests, scaling.upscale_delay_s) == (1, 4, 8, 3)
+
+
+def test_a_wrong_model_is_told_before_ray_starts(tmp_path):
+    with pytest.raises(SwinkitError, match="nowhere"):
+        with_ray.run([tmp_path / "nowhere"], Settings(), print)
+
+
+def test_processors_are_shared():
+    assert with_ray._share(8.0, 2, None) == 4
+    assert with_ray._share(8.0, 2, 5) == 1
+    assert with_ray._share(2.0, 1, 4) == 1
+    with pytest.raises(ConfigError, match="2 processors for 3 replicas"):
+        with_ray._share(2.0, 3, None)

@@ -105,9 +105,9 @@ def serve(
 
 
 def _serve_with_ray(models: list[str], settings: Settings, **options: Any) -> int:
-    from swinkit.serve.ray import deployment, run
+    from swinkit.serve.ray import run
 
-    run(deployment(*models, settings=settings, **options), settings, _tell)
+    run(models, settings, _tell, **options)
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from swinkit.errors import ConfigError, ServeError
 from swinkit.runtimes.artefacts import need
 from swinkit.serve.settings import Settings
+from swinkit.tasks.text import printable
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -154,30 +156,66 @@ def _predictions(predictor: Predictor, pictures: Sequence[bytes], settings: Sett
     return [result.to_dict() for result in predictor.stream(images, top_k=settings.top_k)]
 
 
-def run(application: Application, settings: Settings, say: Callable[[str], None]) -> None:
-    """Serve the application at `settings.host` and `port` until SIGTERM (returns) or Ctrl-C (KeyboardInterrupt).
+def run(
+    models: Sequence[str | Path],
+    settings: Settings,
+    say: Callable[[str], None],
+    *,
+    names: Sequence[str] | None = None,
+    replicas: int = 1,
+    max_replicas: int | None = None,
+    device: str = "auto",
+    amp: bool | None = False,
+) -> None:
+    """Serve the deployment at `settings.host` and `port` until SIGTERM (returns) or Ctrl-C (KeyboardInterrupt).
 
-    It joins the cluster that the variable RAY_ADDRESS names, else it starts Ray on this machine and ends it afterwards.
-    Errors: ServeError if the replicas do not start.
+    It joins the cluster that the variable RAY_ADDRESS names, else it starts Ray on this machine and ends it afterwards. Replicas share the
+    processors evenly. Arguments: those of `deployment`. Errors: those of Predictor and `deployment`; ServeError if replicas do not start.
     """
     ray, serve = need("ray", "ray", "swinkit serve --ray"), need("ray.serve", "ray", "swinkit serve --ray")
+    _check(replicas, max_replicas, 1)
+    _try_models(models, names, device, amp, say)
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=False)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         with _stopping() as stop:
+            cpus = _share(ray.cluster_resources().get("CPU", 0), replicas, max_replicas)
+            application = deployment(
+                *models, names=names, replicas=replicas, max_replicas=max_replicas, settings=settings, device=device, amp=amp, cpus=cpus
+            )
             serve.start(http_options={"host": settings.host, "port": settings.port})
             try:
                 serve.run(application, name=APPLICATION, route_prefix="/")
             except RuntimeError as error:
-                raise ServeError(f"The replicas did not start: {str(error).strip() or 'Ray does not say why'}") from None
-            say(f"ready on http://{settings.host}:{settings.port}")
+                raise ServeError(f"The replicas did not start; Ray's log says why ({error}).") from None
+            say(f"ready on http://{settings.host}:{settings.port}, {cpus} processors a replica")
             stop.wait()
     finally:
-        serve.delete(APPLICATION)
         if started:
             serve.shutdown()
             ray.shutdown()
+        else:
+            serve.delete(APPLICATION)
+
+
+def _try_models(
+    models: Sequence[str | Path], names: Sequence[str] | None, device: str, amp: bool | None, say: Callable[[str], None]
+) -> None:
+    """Replicas that cannot open their model are started again for minutes; here it is one sentence at once."""
+    from swinkit.predict import Predictor
+    from swinkit.serve.starting import name_models
+
+    for name, model in name_models(models, names).items():
+        say(f"{printable(name)}: {len(Predictor(model, device=device, amp=amp).classes)} classes")
+
+
+def _share(cpus: float, replicas: int, max_replicas: int | None) -> int:
+    """Processors of a replica. Errors: ConfigError if there is not one for each, for then Ray would wait for more machines."""
+    if cpus < replicas:
+        raise ConfigError(f"Ray has {cpus:g} processors for {replicas} replicas; ask for fewer, or join a larger cluster (RAY_ADDRESS).")
+    return max(1, int(cpus) // (max_replicas or replicas))
 
 
 @contextlib.contextmanager
