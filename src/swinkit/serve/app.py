@@ -55,7 +55,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         warming.cancel()
-        await asyncio.to_thread(service.close, service.settings.grace_s)
+        await asyncio.to_thread(service.close)
 
 
 async def _refused(request: Request, error: Any) -> Response:

@@ -82,7 +82,7 @@ class Batcher:
     """A thread that computes what is queued, up to `max_batch` inputs at a time.
 
     capacity: inputs that are taken and not done, in whatever state; max_wait: seconds that a batch waits for inputs that have a place
-    but are still being made; prepare_thread: called in the thread first; seen: called after each batch with (inputs, seconds).
+    but are still being made; seen: called after each batch with (inputs, seconds).
     """
 
     def __init__(
@@ -91,11 +91,10 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         capacity: int,
-        prepare_thread: Callable[[], None] = lambda: None,
         seen: Callable[[int, float], None] = lambda _count, _seconds: None,
     ) -> None:
         self.max_batch, self.max_wait, self.capacity = max_batch, max_wait, capacity
-        self._prepare_thread, self._seen = prepare_thread, seen
+        self._seen = seen
         self._items: deque[_Item] = deque()
         self._running: list[_Item] = []
         self._taken = 0
@@ -159,7 +158,6 @@ class Batcher:
                 self._changed.notify_all()
 
     def _work(self) -> None:
-        self._prepare_thread()
         while batch := self._next():
             self._run(batch)
 

@@ -147,9 +147,14 @@ def _from_multipart(content_type: str, content: bytes, most: int) -> list[Upload
     if not boundary:
         raise ApiError(400, "bad_form", "The form's type names no boundary; let your HTTP client write the Content-Type of a form.")
     try:
-        parser = FormParser(MULTIPART, on_field, on_file, boundary=boundary, config={"MAX_MEMORY_FILE_SIZE": len(content) + 1})
+        ended: list[bool] = []
+        parser = FormParser(
+            MULTIPART, on_field, on_file, lambda: ended.append(True), boundary=boundary, config={"MAX_MEMORY_FILE_SIZE": len(content) + 1}
+        )
         parser.write(content)
         parser.finalize()
+        if not ended:
+            raise EOFError
     except ApiError:
         raise
     except Exception as error:  # the parser raises its own errors, and asserts and others on what it did not foresee

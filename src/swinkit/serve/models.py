@@ -27,7 +27,7 @@ OVERLAY = "swinkit.explain.overlay"
 class Served:
     """A predictor behind a queue. The three calls go to the queue; everything else is quick."""
 
-    def __init__(self, name: str, predictor: Predictor, settings: Settings, metrics: Metrics, threads: int) -> None:
+    def __init__(self, name: str, predictor: Predictor, settings: Settings, metrics: Metrics) -> None:
         self.name, self.predictor = name, predictor
         self.embeds = hasattr(predictor.runtime, "features")
         self.explains = _can_explain(predictor)
@@ -39,7 +39,6 @@ class Served:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             capacity=settings.queue,
-            prepare_thread=lambda: torch.set_num_threads(threads),
             seen=seen,
         )
 
@@ -56,7 +55,7 @@ class Served:
 
     def overlay(self, label: str | int | None) -> Callable[[list[Image.Image]], list[PNG]]:
         """A call of its own: images -> PNG files that show what speaks for the label."""
-        draw = importlib.import_module(OVERLAY).overlay
+        draw = _overlay()
         return lambda images: [draw(self._model(), image, label=label) for image in images]
 
     def guesses(self, logits: Sequence[Tensor], count: int) -> list[Prediction]:
@@ -108,3 +107,8 @@ def _can_explain(predictor: Predictor) -> bool:
     with suppress(ImportError):
         return importlib.util.find_spec(OVERLAY) is not None
     return False
+
+
+def _overlay() -> Callable[..., PNG]:
+    draw: Callable[..., PNG] = importlib.import_module(OVERLAY).overlay
+    return draw

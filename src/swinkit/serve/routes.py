@@ -17,6 +17,7 @@ from swinkit.serve.models import Served
 from swinkit.serve.problems import REASONS, ApiError
 from swinkit.serve.schemas import Base64Images, Failed, Models, Predictions, Status, Vectors
 from swinkit.serve.service import Service
+from swinkit.tasks.text import printable
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -24,6 +25,8 @@ PAGE_POLICY = (
 )
 PAGE = "swinkit.serve.page"
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "application/octet-stream")
+QUERY = {"/predict": {"model", "top_k"}, "/embed": {"model"}, "/explain": {"model", "label"}}
+"""What each route's query may hold: a parameter that is misspelt and ignored would be worse than none."""
 bearer = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 
 
@@ -36,8 +39,12 @@ def service_of(request: Request) -> Service:
 def model_of(
     request: Request, model: Annotated[str | None, Query(description="A name from GET /models; by default its first.")] = None
 ) -> Served:
-    """The model that a request names. Errors: ApiError (404, 503)."""
+    """The model that a request names. Errors: ApiError (404, 422, 503)."""
     service = service_of(request)
+    known = QUERY[request.scope["route"].path]
+    if unknown := sorted(set(request.query_params) - known):
+        says = f"There is no parameter {printable(unknown[0])[:40]!r}; there are {', '.join(sorted(known))}."
+        raise ApiError(422, "bad_parameter", says)
     service.check_running()
     return service.model(model)
 
@@ -64,6 +71,10 @@ def _body(several: bool) -> dict[str, Any]:
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": json}}
     content |= {kind: {"schema": binary} for kind in IMAGE_TYPES}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _gives(kind: str, schema: dict[str, str]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": "Done.", "content": {kind: {"schema": schema}}}}
 
 
 ServiceOf = Annotated[Service, Depends(service_of)]
@@ -109,7 +120,7 @@ async def embed(request: Request, service: ServiceOf, model: ModelOf) -> Vectors
 
 @guarded.post(
     "/explain",
-    responses=TAKING | errors(501) | {200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses=TAKING | errors(501) | _gives("image/png", {"type": "string", "format": "binary"}),
     response_class=Response,
     openapi_extra=_body(several=False),
 )
@@ -133,7 +144,7 @@ async def models(service: ServiceOf) -> Models:
     return Models(models=[schemas.ModelFacts(**model.facts()) for model in service.models.values()])
 
 
-@guarded.get("/metrics", response_class=PlainTextResponse, responses=errors(500))
+@guarded.get("/metrics", response_class=Response, responses=errors(500) | _gives("text/plain", {"type": "string"}))
 async def metrics(service: ServiceOf) -> Response:
     """Counters for Prometheus."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-
-import torch
 
 from swinkit.predict import Predictor
 from swinkit.serve.bodies import Budget
@@ -27,10 +24,8 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.budget = Budget(settings.bytes_in_flight)
-        threads = torch.get_num_threads()
-        self._pool = _one_thread_each(settings.decoders)
-        torch.set_num_threads(threads)  # the last call counts for threads that start later
-        self.models = {name: Served(name, predictor, settings, self.metrics, threads) for name, predictor in predictors.items()}
+        self._pool = ThreadPoolExecutor(settings.decoders, "swinkit-decode")
+        self.models = {name: Served(name, predictor, settings, self.metrics) for name, predictor in predictors.items()}
         self.ready = self.stopped = False
         self.problem: BaseException | None = None
         self.in_flight = 0
@@ -52,11 +47,15 @@ class Service:
         self.stopped = True
         self.metrics.ready.set(0)
 
-    def close(self, seconds: float) -> None:
-        """Give up what is still queued after `seconds`, and the threads."""
+    def give_up(self, seconds: float = 0.0) -> None:
+        """What is not computed after `seconds` gets 503."""
         self.stop()
         for model in self.models.values():
             model.batcher.close(seconds)
+
+    def close(self) -> None:
+        """End the threads; one that computes ends by itself."""
+        self.give_up(1.0)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def model(self, name: str | None) -> Served:
@@ -85,18 +84,3 @@ class Service:
         finally:
             for future in futures:
                 future.cancel()
-
-
-def _one_thread_each(count: int) -> ThreadPoolExecutor:
-    """Threads whose tensor operations stay in them: teams of theirs would take the processors from the model."""
-    met = threading.Barrier(count + 1)
-    pool = ThreadPoolExecutor(count, "swinkit-decode")
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        met.wait()
-
-    for _ in range(count):
-        pool.submit(begin)
-    met.wait()
-    return pool

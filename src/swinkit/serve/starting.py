@@ -85,16 +85,21 @@ def _why_not(error: OSError, where: str) -> str:
 
 def run(predictors: Mapping[str, Predictor], settings: Settings, listener: socket.socket, say: Say) -> None:
     """Answer until a signal. Errors: ServeError, KeyboardInterrupt."""
+    server = server_for(predictors, settings, say)
+    _announce(settings, listener, say)
+    server.run(sockets=[listener])
+    server.check_end()
+
+
+def server_for(predictors: Mapping[str, Predictor], settings: Settings, say: Say) -> Server:
+    """A server that is not running yet."""
     app = create_app(predictors, settings=settings)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients send wrong, they are told
     config = uvicorn.Config(
         app, http=protocol_for(settings), loop="asyncio", ws="none", lifespan="on", log_config=None, log_level="error",
         access_log=False, server_header=False, timeout_keep_alive=5, timeout_graceful_shutdown=2, backlog=settings.connections,
     )  # fmt: skip
-    server = Server(config, app.state.service, say)
-    _announce(settings, listener, say)
-    server.run(sockets=[listener])
-    server.check_end()
+    return Server(config, app.state.service, say)
 
 
 def _announce(settings: Settings, listener: socket.socket, say: Say) -> None:
@@ -128,7 +133,13 @@ class Server(uvicorn.Server):
         if self.service.ready and not self._told:
             self._told = True
             self.say("ready")
-        return ended or (self.signal is not None and (self.service.in_flight == 0 or time.monotonic() > self._until))
+        return ended or (self.signal is not None and self._drained())
+
+    def _drained(self) -> bool:
+        late = time.monotonic() - self._until
+        if late > 0:
+            self.service.give_up()
+        return self.service.in_flight == 0 or late > 1
 
     def check_end(self) -> None:
         """Errors: ServeError for a model that failed at warm-up; KeyboardInterrupt after Ctrl-C."""
