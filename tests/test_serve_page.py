@@ -12,7 +12,9 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="the server needs the extra 'serve'")
 sync_playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright").sync_playwright
 
+import serving  # noqa: E402
 from page_server import GUESSES, HOSTILE, MODELS, Running, Told, make_app  # noqa: E402
+from swinkit.serve import Settings, create_app  # noqa: E402
 from swinkit.serve.page import page as html  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -340,6 +342,27 @@ def test_dark_is_dark_and_motion_can_be_switched_off(opened):
         assert page.evaluate("document.getAnimations().length") == 0
         page.emulate_media(color_scheme="light", reduced_motion="no-preference")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(251, 250, 247)"
+
+
+@browser_only
+def test_the_real_server_serves_it(tab):
+    colours = serving.Told()
+    app = create_app({"first": colours, HOSTILE: serving.Told()}, settings=Settings(access_log=False, decoders=1, token="let-me-in"))
+    with Running(app) as address, tab.at(address) as page:
+        page.wait_for_function("() => document.activeElement.id === 'token'")
+        assert "first" not in page.content()
+        page.keyboard.type("let-me-in")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.title === 'first'")
+        assert page.inner_text("#lead").startswith("Give it a picture, and it says which of 5 classes it is.")
+        assert page.text_content("#words") == "ant · bee · cat · dog · elk"
+        give(page, upload("red.png"), upload("notes.txt", b"hello", "text/plain"), upload("cut.png", png()[:40]))
+        done(page)
+        page.wait_for_function("() => document.querySelectorAll('.failed').length === 2")
+        assert page.inner_text(".guesses li:first-child bdi") == "elk"
+        assert "notes.txt is not an image that is read here" in page.inner_text(".card:nth-child(2)")
+        assert "cut.png is broken or cut short" in page.inner_text(".card:nth-child(3)")
+        assert colours.batches == [1]
 
 
 def test_the_page_is_small_and_loads_nothing():

@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 import pytest
 
 import swinkit
-from swinkit.errors import ConfigError, SwinkitError
+from swinkit.errors import ConfigError, ServeError, SwinkitError
 from swinkit.serve import Settings
 
 with warnings.catch_warnings():
@@ -25,12 +25,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 SETTINGS = Settings(top_k=3, max_images=4, max_batch=8, access_log=False, token="let-me-in")
 
 
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def address(trained):
     """Two replicas, where nothing of Ray is left afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else it writes one into the home of whoever runs the tests
@@ -106,7 +110,17 @@ def test_autoscaling_is_rays(trained):
 
 def test_a_wrong_model_is_told_before_ray_starts(tmp_path):
     with pytest.raises(SwinkitError, match="nowhere"):
-        with_ray.run([tmp_path / "nowhere"], Settings(), print)
+        with_ray.run([tmp_path / "nowhere"], Settings(port=_free_port()), print)
+
+
+def test_an_address_that_cannot_be_is_told_before_ray_starts(trained):
+    with pytest.raises(ConfigError, match="port is 0"):
+        with_ray.run([trained.run], Settings(port=0), print)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServeError, match="in use"):
+            with_ray.run([trained.run], Settings(port=taken.getsockname()[1]), print)
 
 
 def test_processors_are_shared():

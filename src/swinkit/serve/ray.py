@@ -170,10 +170,12 @@ def run(
     """Serve the deployment at `settings.host` and `port` until SIGTERM (returns) or Ctrl-C (KeyboardInterrupt).
 
     It joins the cluster that the variable RAY_ADDRESS names, else it starts Ray on this machine and ends it afterwards. Replicas share the
-    processors evenly. Arguments: those of `deployment`. Errors: those of Predictor and `deployment`; ServeError if replicas do not start.
+    processors evenly. Arguments: those of `deployment`. Errors: those of Predictor and `deployment`; ServeError for an address
+    that is taken, or replicas that do not start.
     """
     ray, serve = need("ray", "ray", "swinkit serve --ray"), need("ray.serve", "ray", "swinkit serve --ray")
     _check(replicas, max_replicas, 1)
+    _check_address(settings, say)
     _try_models(models, names, device, amp, say)
     started = not ray.is_initialized()
     if started:
@@ -198,6 +200,17 @@ def run(
             ray.shutdown()
         else:
             serve.delete(APPLICATION)
+
+
+def _check_address(settings: Settings, say: Callable[[str], None]) -> None:
+    """Errors: ConfigError, ServeError for an address that Ray's proxy could not listen on, which would only stand in its log."""
+    from swinkit.serve.starting import bind
+
+    if settings.port == 0:
+        raise ConfigError("The port is 0, any free one; Ray's proxies all listen on the same, so name it: --port 8000.")
+    bind(settings).close()
+    if settings.host not in ("127.0.0.1", "localhost", "::1") and settings.token is None:
+        say(f"WARNING: {settings.host} may be reached from other machines, and no token is asked for; give --token-file.")
 
 
 def _try_models(
