@@ -6,12 +6,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from swinkit.cli.shared import Amp, Device, Json, Source, app
 from swinkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from swinkit.serve import Settings
 
 
 @app.command
@@ -78,6 +81,9 @@ def serve(
     access_log: Annotated[bool, Parameter(help="One line per request on stderr.")] = True,
     device: Device = "auto",
     amp: Amp = False,
+    ray: Annotated[bool, Parameter(negative="", help="As a Ray Serve deployment: several processes, on one machine or a cluster.")] = False,
+    replicas: Annotated[int | None, Parameter(help="With --ray: how many processes; with --max-replicas the least.")] = None,
+    max_replicas: Annotated[int | None, Parameter(help="With --ray: the most processes; Ray follows the load.")] = None,
 ) -> int:
     """Answer over HTTP what is in images: POST /predict, a page at /, and counters, until SIGTERM or Ctrl-C."""
     from swinkit.serve import Settings, serve
@@ -88,7 +94,20 @@ def serve(
         bytes_in_flight=max(Settings.bytes_in_flight, body), max_pixels=pixels, timeout_s=timeout,
         token=_token(token_file), access_log=access_log,
     )  # fmt: skip
+    if ray:
+        return _serve_with_ray(
+            models, settings, names=name, device=device, amp=amp, replicas=1 if replicas is None else replicas, max_replicas=max_replicas
+        )
+    if replicas is not None or max_replicas is not None:
+        raise ConfigError("--replicas and --max-replicas are numbers of Ray's processes; add --ray, or leave them out.")
     serve(*models, names=name, settings=settings, device=device, amp=amp, say=_tell)
+    return 0
+
+
+def _serve_with_ray(models: list[str], settings: Settings, **options: Any) -> int:
+    from swinkit.serve.ray import run
+
+    run(models, settings, _tell, **options)
     return 0
 
 
