@@ -124,14 +124,14 @@ def receptive_fields(fields: Mapping[str, tuple[Floats, int]]) -> Figure:
 @styled
 def curves(lines: Mapping[str, Sequence[float]], title: str, ylabel: str) -> Figure:
     """Deletion or insertion curves over the share of the picture that is gone or there, each named with its mean height."""
-    figure = new_figure(4.6, 3.2)
+    figure = new_figure(7.2, 3.2)
     axes = figure.subplots()
     styles: list[Any] = ["-", "--", ":", "-."]
     for index, (name, values) in enumerate(lines.items()):
         share = np.linspace(0, 1, len(values))
         colour, style = STRONG[index % len(STRONG)], styles[index // len(STRONG) % len(styles)]
-        axes.plot(share, values, style, color=colour, label=f"{name}  {area(np.asarray(values)):.3f}")
+        axes.plot(share, values, style, color=colour, label=f"{name}: {area(np.asarray(values)):.3f}")
     axes.set(title=title, xlabel="share of the picture", ylabel=ylabel, xlim=(0, 1), ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="area under the curve", loc="best")
+    axes.legend(title="area under the curve", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
