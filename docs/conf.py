@@ -39,4 +39,7 @@ def setup(app):
 def without_absent_pages(app, docname, source):
     """The first page without lines such as `serve <serving>` where there is no serving.md."""
     if docname == "index":
-        source[0] = re.sub(r"^\w+ <([\w-]+)>\n", lambda line: line[0] if Path(app.srcdir, f"{line[1]}.md").is_file() else "", source[0], flags=re.M)
+        listed = re.findall(r"^\w+ <([\w-]+)>$", source[0], flags=re.MULTILINE)
+        for name in listed:
+            if not Path(app.srcdir, f"{name}.md").is_file():
+                source[0] = re.sub(rf"^\w+ <{name}>\n", "", source[0], flags=re.MULTILINE)
