@@ -182,3 +182,34 @@ def test_colours_are_those_of_python(tab, recording):
     pixels = tab.evaluate("[...document.getElementById('attention-canvas').getContext('2d').getImageData(0, 0, 35, 27).data]")
     found = np.reshape(pixels, (*SIZE, 4))[..., :3]
     assert np.abs(found - wanted.astype(int)).mean() < 4
+
+
+def test_the_command_writes_a_page_by_default(tmp_path, monkeypatch, capsys):
+    from swinkit.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    picture().save("photo.png")
+    command = [
+        "explain",
+        "swin_pico_patch2_window4_32",
+        "photo.png",
+        "--method",
+        "attention",
+        "bias",
+        "--query",
+        "3",
+        "20",
+        "--block",
+        "0.1",
+    ]
+    assert run(command) == 0
+    printed = capsys.readouterr()
+    assert "weights are random" not in printed.out
+    assert "random" in printed.err
+    text = (tmp_path / "photo.explained.html").read_text()
+    assert text.count("<section") == 2
+    assert '"query": [3, 20]' in text
+    assert run(command) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert run([*command, "--out", "figures", "--json"]) == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"attention.png", "attention-blocks.png", "bias.png"}

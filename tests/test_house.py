@@ -29,6 +29,7 @@ ORDER = (
     {"report"},
     {"train"},
     {"bench"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 )
@@ -98,6 +99,7 @@ def run(code):
         ("import swinkit; swinkit.list_models()", ("torch",)),
         ("import swinkit; swinkit.models(pretrained=True)", ("torch", "huggingface_hub")),
         ("import swinkit; swinkit.bench.data; swinkit.bench.model", ("torch",)),
+        ("import swinkit.serve; swinkit.serve.Settings()", ("torch", "fastapi", "uvicorn", "pydantic")),
         ("import swinkit.cli", ("torch", "torchvision", "numpy", "PIL", "rich.progress")),
         ("from swinkit.cli import run; run(['--help']); run(['train', '--help']); run(['models'])", ("torch", "torchvision")),
         (
@@ -128,7 +130,10 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare", "explain"])
+VERBS = ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare", "explain", "serve"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

@@ -35,7 +35,7 @@ _HOME = {
     "Prepared": "prepare",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "embed", "export", "report", "convert", "doctor", "resize", "prepare", "explain")
+_VERBS = ("train", "evaluate", "predict", "embed", "export", "report", "convert", "doctor", "resize", "prepare", "explain", "serve")
 """Modules that are called like the function of their name."""
 _ROOMS = ("bench",)
 """Modules that hold several functions."""
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from swinkit.publish import push_to_hub
     from swinkit.report import report
     from swinkit.resize import map_classes, resize
+    from swinkit.serve import serve
     from swinkit.tasks.classify import Prediction, Scores
     from swinkit.train import train
     from swinkit.variants import list_models
@@ -94,6 +95,7 @@ __all__ = [
     "report",
     "resize",
     "save_pretrained",
+    "serve",
     "train",
     "window_attention",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -49,9 +50,13 @@ def explain_picture(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> int:
-    """Show what a model looks at on a picture. `swinkit explain mechanism` shows how windows, shift and mask work, without a model."""
+    """Show what a model looks at on a picture. `swinkit explain mechanism` shows how windows, shift and mask work, without a model.
+
+    Without --out and --html, writes the page PICTURE.explained.html.
+    """
     from swinkit.explain import explain
 
+    html = f"{Path(picture).stem}.explained.html" if out is None and html is None else html
     made = explain(
         model, picture, out=out, html=html, formats=formats or ("png",), methods=method, block=block, head=head, query=query,
         label=label, similar=similar, device=device, overwrite=overwrite, say=_say,

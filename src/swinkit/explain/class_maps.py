@@ -45,7 +45,7 @@ def class_activation(model: SwinTransformer, x: Tensor, target: int) -> Floats:
     with torch.no_grad():
         features = (model if not model.training else twin(model)).forward_features(x)[0]
         head: Any = model.head
-        evidence = features.double() @ head.weight[target].double()
+        evidence = features.cpu().double() @ head.weight[target].cpu().double()  # some GPUs have no float64
     return upsampled(evidence.relu(), stride(model, len(model.layers) - 1), (x.shape[2], x.shape[3]))
 
 
@@ -67,7 +67,7 @@ def grad_cam(model: SwinTransformer, x: Tensor, target: int, stage: int | None =
     # Gradients of the picture: the weights may be frozen.
     pixels = x.detach().clone().requires_grad_()
     attribution = _captum("LayerGradCam")(watched, layer.maps).attribute(pixels, target=target, relu_attributions=True)
-    return upsampled(attribution[0, 0].detach().double(), stride(model, last if stage is None else stage), (x.shape[2], x.shape[3]))
+    return upsampled(attribution[0, 0].detach().cpu().double(), stride(model, last if stage is None else stage), (x.shape[2], x.shape[3]))
 
 
 def integrated_gradients(model: SwinTransformer, x: Tensor, target: int, steps: int = 32) -> tuple[Floats, float]:
@@ -80,7 +80,7 @@ def integrated_gradients(model: SwinTransformer, x: Tensor, target: int, steps: 
     _check(model, x, target)
     method = _captum("IntegratedGradients")(twin(model))
     values, delta = method.attribute(x, target=target, n_steps=steps, internal_batch_size=_at_once(x), return_convergence_delta=True)
-    return values[0].detach().double().sum(0).cpu().numpy(), float(delta[0])
+    return values[0].detach().cpu().double().sum(0).numpy(), float(delta[0])
 
 
 def occlusion(
@@ -117,14 +117,14 @@ def _drops(
     model: SwinTransformer, x: Tensor, target: int, places: list[tuple[slice, slice]], on_batch: Callable[[int, int], None]
 ) -> list[float]:
     with torch.no_grad():
-        whole = float(model(x).double().softmax(1)[0, target])
+        whole = float(model(x).cpu().double().softmax(1)[0, target])
         left: list[float] = []
         for start in range(0, len(places), _at_once(x)):
             chosen = places[start : start + _at_once(x)]
             hidden = x.repeat(len(chosen), 1, 1, 1)
             for one, (rows, columns) in zip(hidden, chosen, strict=True):
                 one[:, rows, columns] = 0
-            left += model(hidden).double().softmax(1)[:, target].tolist()
+            left += model(hidden).cpu().double().softmax(1)[:, target].tolist()
             on_batch(len(left), len(places))
     return [whole - one for one in left]
 

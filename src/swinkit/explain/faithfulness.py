@@ -76,10 +76,10 @@ def _grid(image: Size, cell: Size) -> Size:
 
 
 def _mean_probability(model: SwinTransformer, x: Tensor, targets: Sequence[int], at_once: int = 128) -> float:
-    wanted = torch.as_tensor(targets, device=x.device)[:, None]
+    wanted = torch.as_tensor(targets)[:, None]
     with torch.no_grad():
         parts = [
-            model(x[start : start + at_once]).double().softmax(1).gather(1, wanted[start : start + at_once])
+            model(x[start : start + at_once]).cpu().double().softmax(1).gather(1, wanted[start : start + at_once])
             for start in range(0, len(x), at_once)
         ]
     return float(torch.cat(parts).mean())

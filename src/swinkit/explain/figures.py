@@ -65,8 +65,9 @@ def new_figure(width: float, height: float, **options: Any) -> Figure:
     """An empty figure of width x height inches, to be used inside a `styled` function; options as of matplotlib's Figure."""
     # The object interface: pyplot would keep every figure alive and choose a screen to draw on.
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), **{"layout": "constrained", **options})
+    return Figure(figsize=(width, height), **{"layout": ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06), **options})
 
 
 def bare(axes: Axes) -> None:
@@ -84,8 +85,16 @@ def render(figure: Figure, form: str, name: str = "figure") -> bytes:
     out = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else {"Software": None}
     with style(svg_hashsalt=name):
+        _settle(figure)
         figure.savefig(out, format=form, dpi=DPI, metadata=metadata)
     return out.getvalue()
+
+
+def _settle(figure: Figure) -> None:
+    """Lay out once: the constrained layout starts from where it stopped before, so a second picture would differ from the first."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def inline(figure: Figure, name: str) -> str:
@@ -102,14 +111,10 @@ def inline(figure: Figure, name: str) -> str:
 def adopt(svg: str) -> str:
     """An SVG file as an element of a page: no prolog, namespaces, fixed size, styles for everything or fonts; the page's colours."""
     svg = svg[svg.index("<svg") :]
-    for unwanted in (
-        r"<metadata>.*?</metadata>",
-        r"<style.*?</style>",
-        r' id="[a-zA-Z0-9.]+_\d+"',
-        r"font-family:[^;\"]*;?",
-        r" xmlns:xlink=\"[^\"]*\"",
-    ):
+    for unwanted in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"font-family:[^;\"]*;?", r" xmlns:xlink=\"[^\"]*\""):
         svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
+    meant = set(re.findall(r"#([\w.]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in meant else "", svg)
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true" focusable="false">', svg, count=1)
     for mark, variable in PAGE_COLOURS.items():
         svg = svg.replace(mark, variable)

@@ -36,7 +36,7 @@ def position_bias(model: SwinTransformer, place: Place, window: Size | None = No
         raise InputError(f"V1's bias is a table for windows of {own[0]} x {own[1]}; for {wanted[0]} x {wanted[1]}, resize the model first.")
     with torch.no_grad():
         table = attention.relative_position_bias_table if attention.version == 1 else _continuous(attention, wanted)
-        maps = table.double().T.unflatten(1, (2 * wanted[0] - 1, 2 * wanted[1] - 1))
+        maps = table.cpu().double().T.unflatten(1, (2 * wanted[0] - 1, 2 * wanted[1] - 1))
     # The model's offset is from the key to the query; seen from the query, the key lies the other way.
     seen: Floats = maps.flip(1, 2).cpu().numpy()
     return seen
@@ -61,7 +61,7 @@ def as_colours(features: Tensor) -> Floats:
 
     Like colours mean like features within this map; the colours of two maps have nothing to do with each other.
     """
-    flat = features.double().flatten(0, 1)
+    flat = features.cpu().double().flatten(0, 1)
     flat = flat - flat.mean(0)
     _, _, axes = torch.linalg.svd(flat, full_matrices=False)
     axes = axes[:3]
@@ -107,7 +107,7 @@ def receptive_field(model: SwinTransformer, x: Tensor) -> ReceptiveField:
             # After a LayerNorm without scale, channels sum to a constant; fixed random weights see all of them.
             weights = torch.randn(len(middle), generator=torch.Generator().manual_seed(0)).to(middle)
             (gradient,) = torch.autograd.grad((middle * weights).sum(), pixels)
-        total += gradient[0].double().abs().sum(0).cpu().numpy()
+        total += gradient[0].cpu().double().abs().sum(0).numpy()
     return ReceptiveField(total / max(total.sum(), 1e-300))
 
 

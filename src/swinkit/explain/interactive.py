@@ -24,7 +24,7 @@ from swinkit.explain.recording import BlockAttention, Place, Recording
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-MOST_BYTES = 2_700_000
+MOST_BYTES = 2_600_000
 """Of compressed attention on a page; as base64 a third more. Beyond it the heads of the largest stages are averaged."""
 TEXT = (
     "Move the ring: what its token attends to lights up. The frame is the token's window on the picture; after a shift it may lie in "

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+SMALL = 128
+"""The longer side of a picture among others, in pixels."""
+
+
 @dataclass(frozen=True)
 class Figured:
     """What a method found: figures by file name with (title, alternative text), paragraphs, and JSON-able facts."""
@@ -208,7 +212,7 @@ def similar(look: Look) -> Figured:
     """The nearest pictures of a folder."""
     assert look.similar is not None
     found = similar_pictures(look.subject, look.similar, say=look.say)
-    shape = look.picture.shape[:2]
+    shape = [max(1, round(length * SMALL / max(look.picture.shape[:2]))) for length in look.picture.shape[:2]]
     shown = {"picture": look.picture}
     for number, one in enumerate(found):
         picture = ImageOps.fit(read_image(Path(one.source)), (shape[1], shape[0]))

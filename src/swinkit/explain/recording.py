@@ -126,7 +126,7 @@ def twin(model: Trunk) -> Trunk:
 def record(model: SwinTransformer, x: Tensor, keep: Callable[[Tensor], Tensor] | None = None) -> Recording:
     """One picture (1, C, height, width) through the model, with the attention of every block.
 
-    keep: what to keep of each block's (G, K, N, N), by default all of it; for large pictures, something smaller.
+    keep: what to keep of each block's (G, K, N, N), by default all of it; for large pictures, something smaller. It is kept on the CPU.
     Logits are those of the plain forward to the bit: the model's own kernel computes them, and the weights are computed beside it.
     Errors: InputError for more than one picture, and for a picture whose attention would take more than a gibibyte.
     """
@@ -140,15 +140,16 @@ def record(model: SwinTransformer, x: Tensor, keep: Callable[[Tensor], Tensor] |
             attention.attend = _listener(attention.attend, (stage, index), blocks, keep)
     with torch.no_grad():
         maps = watched.forward_intermediates(x.to(_like(model)), output_fmt="NHWC")
-        logits = watched.forward_head(watched.norm(maps[-1]))[0]
-    return Recording(blocks, tuple(m[0] for m in maps), logits, (x.shape[2], x.shape[3]), pair(model.config.patch_size))
+        logits = watched.forward_head(watched.norm(maps[-1]))[0].cpu()
+    return Recording(blocks, tuple(m[0].cpu() for m in maps), logits, (x.shape[2], x.shape[3]), pair(model.config.patch_size))
 
 
 def _listener(attend: Attend, place: Place, blocks: dict[Place, BlockAttention], keep: Callable[[Tensor], Tensor] | None) -> Attend:
     def listen(qkv: Tensor, bias: Tensor, **options: Any) -> Tensor:
         weights = attention_weights(qkv, bias, **options)[0]
+        weights = (keep(weights) if keep else weights).cpu()
         grid = (qkv.shape[1], qkv.shape[2])
-        blocks[place] = BlockAttention(place, keep(weights) if keep else weights, grid, options["window"], options["shift"])
+        blocks[place] = BlockAttention(place, weights, grid, options["window"], options["shift"])
         return attend(qkv, bias, **options)
 
     return listen

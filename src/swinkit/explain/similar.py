@@ -35,7 +35,7 @@ def similar_pictures(subject: Subject, folder: Data, count: int = 8, say: Say | 
     model.preprocess = subject.preprocess.to_dict()
     found = embed(model, folder, normalize=True, device=subject.x.device.type, say=say)
     with torch.no_grad():
-        vector = model.forward_head(model.forward_features(subject.x), pre_logits=True)[0].double().cpu().numpy()
+        vector = model.forward_head(model.forward_features(subject.x), pre_logits=True)[0].cpu().double().numpy()
     cosines = found.vectors.astype(np.float64) @ (vector / np.linalg.norm(vector))
     best = np.argsort(-cosines, kind="stable")[:count]
     return [Similar(found.sources[index], float(cosines[index])) for index in best.tolist()]

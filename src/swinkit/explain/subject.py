@@ -50,7 +50,7 @@ class Subject:
         if not self.model.num_classes:
             raise InputError("This model has no classifier, so no class can be explained; attention, rollout and features can.")
         with torch.no_grad():
-            probabilities: Tensor = self.model(self.x)[0].double().softmax(0).cpu()
+            probabilities: Tensor = self.model(self.x)[0].cpu().double().softmax(0)
         return probabilities
 
     def target(self, label: str | int | None = None) -> int:

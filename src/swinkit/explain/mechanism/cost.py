@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -133,9 +133,8 @@ def _axes(axes: Axes, sizes: Geometry, found: list[Cost], title: str) -> None:
     axes.tick_params(length=0)
     here = sizes.grid[0] * sizes.patch[0]
     axes.axvline(here, color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)))
-    axes.annotate(
-        "this picture", (here, 0.97), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top", color=SOFT, fontsize=8
-    )  # fmt: skip
+    at: Any = ("data", "axes fraction")
+    axes.annotate("this picture", (here, 0.97), (5, 0), xycoords=at, textcoords="offset points", va="top", color=SOFT, fontsize=8)
 
 
 def cost(sizes: Geometry) -> Chapter:

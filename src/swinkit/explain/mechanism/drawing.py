@@ -82,6 +82,11 @@ def hatch(axes: Axes, inside: tuple[float, float], outside: tuple[float, float])
             frame(axes, corner, size, edgecolor=SOFT, linewidth=0.6)
 
 
+def write(axes: Axes, row: float, column: float, text: object, **options: Any) -> None:
+    """A text centred at a place of the map; it takes no part in the layout, being inside."""
+    axes.text(column, row, str(text), ha="center", va="center", **{"color": DARK, **options}).set_in_layout(False)
+
+
 def on(colours: Array) -> Array:
     """(..., 3) -> (...,) the colour of text that reads well on each: dark or white."""
     luminance = (colours**2.2) @ np.array([0.2126, 0.7152, 0.0722])

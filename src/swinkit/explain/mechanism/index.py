@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swinkit.config import Size
-from swinkit.explain.figures import DARK, STRONG, new_figure, styled
+from swinkit.explain.figures import STRONG, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, on, paint, panels
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, on, paint, panels, write
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.model import relative_position_index
 
@@ -71,8 +71,8 @@ def _offsets(axes: Axes) -> None:
     lattice(axes, WORKED, (1, 1), color="#ffffff", linewidth=1.2)
     for n, (r, c) in enumerate(np.ndindex(*WORKED)):
         text = f"({middle[0] - r}, {middle[1] - c})".replace("-", "−")
-        axes.text(c + 0.5, r + 0.4, text, ha="center", va="center", fontsize=8.5, color=DARK)
-        axes.text(c + 0.5, r + 0.68, f"row {index[n]}", ha="center", va="center", fontsize=7.5, color="#44494f")
+        write(axes, r + 0.4, c + 0.5, text, fontsize=8.5)
+        write(axes, r + 0.68, c + 0.5, f"row {index[n]}", fontsize=7.5, color="#44494f")
     frame(axes, middle, (1, 1), edgecolor=STRONG[1], linewidth=2.2)
     axes.set_xlabel("from each token to the framed one", labelpad=3)
 
@@ -84,7 +84,7 @@ def _numbers(axes: Axes, table: Array, title: str, cycle: bool) -> None:
     fill(axes, shades)
     lattice(axes, (5, 5), (1, 1), color="#ffffff", linewidth=1.2)
     for r, c in np.ndindex(5, 5):
-        axes.text(c + 0.5, r + 0.5, str(table[r, c]), ha="center", va="center", fontsize=9, color=DARK)
+        write(axes, r + 0.5, c + 0.5, table[r, c], fontsize=9)
     for dy, dx in COLLISION:
         frame(axes, (dy + 2, dx + 2), (1, 1), edgecolor=STRONG[1], linewidth=2.4)
     _offset_axes(axes, WORKED)
@@ -108,7 +108,7 @@ def _table(axes: Axes, window: Size) -> None:
     if max(table.shape) <= NUMBERED:
         inks = on(image.cmap(image.norm(table))[..., :3])
         for r, c in np.ndindex(*table.shape):
-            axes.text(c + 0.5, r + 0.5, str(table[r, c]), ha="center", va="center", fontsize=6.2, color=inks[r, c])
+            write(axes, r + 0.5, c + 0.5, table[r, c], fontsize=6.2, color=inks[r, c])
     _offset_axes(axes, window)
 
 

@@ -145,6 +145,8 @@ def masks(sizes: Geometry) -> Chapter:
             "mask it would be {:.2g}."
         ).format(proof.regions, proof.masked, proof.unmasked),
     ]
+    if not any(sizes.shift):
+        text[1] = Markup("On this map nothing is rolled, so there is no seam, and every pair may attend.")
     found = kinds(sizes)
     data: dict[str, object] = {f"Windows of kind {kind.name}": len(kind.windows) for kind in found}
     data |= {"Largest difference, masked": f"{proof.masked:.1e}", "Largest difference, no mask": f"{proof.unmasked:.2g}"}

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from swinkit.config import Size
-from swinkit.explain.figures import DARK, FILLS, SOFT, new_figure, styled
+from swinkit.explain.figures import FILLS, SOFT, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, paint, panels
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, lattice, paint, panels, write
 from swinkit.model import PatchMerging
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _before(axes: Axes, grid: Size, title: str) -> None:
     for (row, column), number in np.ndenumerate(np.pad(numbered(grid)[..., 0], ((0, tall - grid[0]), (0, wide - grid[1])))):
         if not number:
             frame(axes, (row, column), (1, 1), hatch="/////", edgecolor=SOFT, linewidth=0.0, zorder=1.5)
-        axes.text(column + 0.5, row + 0.5, number, ha="center", va="center", fontsize=11, weight="bold", color=DARK)
+        write(axes, row + 0.5, column + 0.5, number, fontsize=11, weight="bold")
 
 
 def _after(axes: Axes, vectors: Array, legend: bool) -> None:
@@ -77,9 +77,7 @@ def _after(axes: Axes, vectors: Array, legend: bool) -> None:
         frame(axes, corner, (1, 1), facecolor=COLOURS[k], fill=True, edgecolor="#ffffff", linewidth=1.2, zorder=1)
         if vectors[r, c, k] == 0:
             frame(axes, corner, (1, 1), hatch="/////", edgecolor=SOFT, linewidth=0.0, zorder=1.5)
-        axes.text(
-            corner[1] + 0.5, corner[0] + 0.5, f"{vectors[r, c, k]:g}", ha="center", va="center", fontsize=11, weight="bold", color=DARK
-        )
+        write(axes, corner[0] + 0.5, corner[1] + 0.5, f"{vectors[r, c, k]:g}", fontsize=11, weight="bold")
     for r, c in np.ndindex(H, W):
         frame(axes, (1.6 * r, c * (channels + gap)), (1, channels), linewidth=2.0)
 

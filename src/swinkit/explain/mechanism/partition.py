@@ -9,7 +9,7 @@ import torch
 
 from swinkit.explain.figures import INK, RULE, STRONG, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, on, rgb
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, on, rgb, write
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.model import PatchEmbed
 
@@ -88,7 +88,7 @@ def _patch(axes: Axes, token: Array, title: str) -> None:
         texts = np.array([["\n".join(str(v) for v in colours_) for colours_ in row] for row in token.transpose(1, 2, 0)])
         inks = on(colours)
         for r, c in np.ndindex(h, w):
-            axes.text(c + 0.5, r + 0.5, str(texts[r, c]), ha="center", va="center", fontsize=7, color=inks[r, c], linespacing=1.25)
+            write(axes, r + 0.5, c + 0.5, texts[r, c], fontsize=7, color=inks[r, c], linespacing=1.25)
 
 
 def _token(axes: Axes, token: Array) -> None:
@@ -104,7 +104,7 @@ def _token(axes: Axes, token: Array) -> None:
         if max(h, w) <= 4:
             inks = on(block)
             for r, c in np.ndindex(h, w):
-                axes.text(c + 0.5, top + r + 0.5, str(token[channel, r, c]), ha="center", va="center", fontsize=7, color=inks[r, c])
+                write(axes, top + r + 0.5, c + 0.5, token[channel, r, c], fontsize=7, color=inks[r, c])
 
 
 def partition(picture: Array, sizes: Geometry) -> Chapter:

@@ -10,7 +10,7 @@ import torch
 from swinkit.config import SIZE_POLICIES, Size
 from swinkit.explain.figures import DARK, FILLS, SOFT, STRONG, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, paint, panels, rgb
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, paint, panels, rgb, write
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.model import from_windows, seam_sides
 
@@ -136,7 +136,7 @@ def _near(axes: Axes, sizes: Geometry) -> None:
     if max(shown) <= NUMBERED:
         for r, c in np.ndindex(shown):
             text = f"{places[r, c, 0]},{places[r, c, 1]}"
-            axes.text(c + 0.5, r + 0.5, text, ha="center", va="center", fontsize=5.0 if max(shown) > 10 else 6.5, color=DARK)
+            write(axes, r + 0.5, c + 0.5, text, fontsize=5.0 if max(shown) > 10 else 6.5)
     lattice(axes, shown, sizes.window, linewidth=1.8)
 
 

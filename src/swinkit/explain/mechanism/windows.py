@@ -10,7 +10,7 @@ import torch
 from swinkit.config import Size
 from swinkit.explain.figures import DARK, STRONG, new_figure, styled
 from swinkit.explain.mechanism.chapter import Chapter
-from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, on
+from swinkit.explain.mechanism.drawing import Array, canvas, fill, frame, hatch, lattice, on, write
 from swinkit.explain.mechanism.geometry import Geometry, by
 from swinkit.explain.mechanism.partition import mean_colours, tokens_of
 from swinkit.model import pad_map, to_windows
@@ -69,7 +69,7 @@ def _one(axes: Axes, colours: Array, sizes: Geometry, place: Size) -> None:
     if max(sizes.window) <= NUMBERED:
         ink = np.where(outside, DARK, on(inside))
         for n, (r, c) in enumerate(np.ndindex(*sizes.window)):
-            axes.text(c + 0.5, r + 0.5, str(n), ha="center", va="center", fontsize=8, color=ink[r, c])
+            write(axes, r + 0.5, c + 0.5, n, fontsize=8, color=ink[r, c])
 
 
 def windows(picture: Array, sizes: Geometry) -> Chapter:
