@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "swinkit"
 version = release = swinkit.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "linked_files", "docstrings", "pictures"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "cells", "docstrings", "linked_files", "pictures"]
 
 myst_heading_anchors = 4  # the anchors that GitHub gives to headings
 exclude_patterns = ["_build"]

@@ -48,7 +48,7 @@ def pieces(block, names):
     before = text[: marks[0].start()] if marks else text
     if before:
         yield [inline(before), ""]
-    for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
+    for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=False):
         said = inline(text[mark.end() : end].strip().removesuffix(";"))
         if mark[1] in ("Errors", "Raises"):
             yield [f":Errors: {said}"]
