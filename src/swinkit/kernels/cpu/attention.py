@@ -19,7 +19,7 @@ SIZES = "int[] window, int[] shift, bool cosine"
 NAME, BACKWARD = "swinkit::cpu_window_attention", "swinkit::cpu_window_attention_backward"
 
 torch.library.define(NAME, f"(Tensor qkv, Tensor bias, Tensor pad, Tensor scale, {SIZES}) -> (Tensor, Tensor)")
-_INPUTS = "Tensor grad, Tensor qkv, Tensor bias, Tensor pad, Tensor scale, Tensor out, Tensor lse"
+_INPUTS = "Tensor grad, Tensor qkv, Tensor bias, Tensor pad, Tensor scale, Tensor lse"
 torch.library.define(BACKWARD, f"({_INPUTS}, {SIZES}) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
@@ -92,13 +92,13 @@ def _(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift
 
 
 def _backward(
-    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, out: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not has(qkv.dtype):
-        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, out.float(), lse, window, shift, cosine)
+        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, lse, window, shift, cosine)
         return wide[0].to(qkv.dtype), *wide[1:]
-    names = ("out_grad", "qkv", "bias", "pad", "scale", "out", "lse")
-    given = {name: tensor.contiguous() for name, tensor in zip(names, (grad, qkv, bias, pad, scale, out, lse), strict=True)}
+    names = ("out_grad", "qkv", "bias", "pad", "scale", "lse")
+    given = {name: tensor.contiguous() for name, tensor in zip(names, (grad, qkv, bias, pad, scale, lse), strict=True)}
     qkv = given.pop("qkv")
     grads = tuple(torch.empty_like(tensor) for tensor in (qkv, given["bias"], given["pad"], given["scale"]))
     made = dict(zip(("qkv_grad", "bias_grad", "pad_grad", "scale_grad"), grads, strict=True))
@@ -108,14 +108,14 @@ def _backward(
 
 @torch.library.register_fake(BACKWARD)  # type: ignore[untyped-decorator]
 def _(
-    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, out: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.empty_like(qkv), torch.empty_like(bias), torch.empty_like(pad), torch.empty_like(scale)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.window, ctx.shift, ctx.cosine = inputs
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
 
