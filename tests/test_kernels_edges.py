@@ -290,7 +290,7 @@ def test_gradients_are_only_made_for_what_asks():
 
 @half
 def test_gradients_of_scores_add_up_to_nothing():
-    """A softmax does not feel what is added to all of its inputs, so the gradient of the bias has rows that sum to zero, in bfloat16 too."""
+    """A softmax does not feel what is added to all of its inputs, so rows of the gradient of the bias sum to zero, in bfloat16 too."""
     (qkv, bias, scale, _), grad = random_case(7, (4, 7, 7), (7, 7), 2, 32, torch.bfloat16, True)
     bias.requires_grad_()
     out = kernels.attend(qkv, bias, window=(7, 7), shift=(0, 0), scale=scale.view(-1, 1, 1), cosine=True)
