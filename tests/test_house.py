@@ -25,9 +25,11 @@ ORDER = (
     {"predict", "environment", "export"},
     {"console"},
     {"evaluate", "embed", "doctor"},
+    {"explain"},
     {"report"},
     {"train"},
     {"bench"},
+    {"serve"},
     {"cli"},
     {"__main__"},
 )
@@ -97,6 +99,7 @@ def run(code):
         ("import swinkit; swinkit.list_models()", ("torch",)),
         ("import swinkit; swinkit.models(pretrained=True)", ("torch", "huggingface_hub")),
         ("import swinkit; swinkit.bench.data; swinkit.bench.model", ("torch",)),
+        ("import swinkit.serve; swinkit.serve.Settings()", ("torch", "fastapi", "uvicorn", "pydantic")),
         ("import swinkit.cli", ("torch", "torchvision", "numpy", "PIL", "rich.progress")),
         ("from swinkit.cli import run; run(['--help']); run(['train', '--help']); run(['models'])", ("torch", "torchvision")),
         (
@@ -104,6 +107,11 @@ def run(code):
             ("torchvision", "torchmetrics", "matplotlib", "timm", "huggingface_hub"),
         ),
         ("import swinkit; swinkit.prepare(swinkit.create_model('swin_pico_patch2_window7_28'))", ("torch._dynamo",)),
+        (
+            "from swinkit.cli import run; run(['explain', '--help']); run(['explain', 'mechanism', '--help'])",
+            ("torch", "matplotlib", "numpy"),
+        ),
+        ("import swinkit; swinkit.explain; swinkit.explain.mechanism", ("torch", "matplotlib")),
         ("import swinkit; swinkit.Predictor", ("torchmetrics", "matplotlib", "tensorboard")),
     ],
 )
@@ -122,7 +130,10 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare"])
+VERBS = ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare", "explain", "serve"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

@@ -7,6 +7,7 @@
     ├── DataError          (ValueError)   a folder or a file of images that cannot be trained or evaluated on
     ├── CheckpointError    (ValueError)   weights that are missing, broken, unsafe or of another model
     ├── ExportError        (RuntimeError) a model that a format cannot hold, or whose exported file computes something else
+    ├── ServeError         (RuntimeError) a server that cannot start
     └── TrainingError      (RuntimeError) a run that cannot go on, such as a loss that is not finite
 
 Every message says what came, what was expected and what to do.
@@ -51,6 +52,10 @@ class CheckpointError(SwinkitError, ValueError):
 
 class ExportError(SwinkitError, RuntimeError):
     """A model that a format cannot hold, or whose exported file computes something else."""
+
+
+class ServeError(SwinkitError, RuntimeError):
+    """A server that cannot start."""
 
 
 class TrainingError(SwinkitError, RuntimeError):

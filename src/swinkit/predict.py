@@ -74,6 +74,7 @@ class Predictor:
             raise CheckpointError(f"{source} does not say how to prepare images; save it with save_pretrained(..., preprocess=...).")
         self.classes = labels or tuple(str(index) for index in range(classes))
         self.preprocess = Preprocess.from_dict(preprocess)
+        self.source = source
         self.batch_size = batch_size
         self._transform = eval_transform(self.preprocess)
 

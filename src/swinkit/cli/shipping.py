@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from swinkit.cli.shared import Json, Source, app
+from swinkit.cli.shared import Amp, Device, Json, Source, app
+from swinkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from swinkit.serve import Settings
 
 
 @app.command
@@ -34,7 +40,6 @@ def export(
     as_json: Json = False,
 ) -> int:
     """Write a model as a file of another runtime; it is run there and compared with PyTorch before it gets its name."""
-    from swinkit.errors import ConfigError
     from swinkit.export import export
 
     if img_size is not None and len(img_size) not in (1, 2):
@@ -51,3 +56,73 @@ def export(
 
 def _say(line: str) -> None:
     print(f"export: {line}", file=sys.stderr)
+
+
+@app.command
+def serve(
+    models: Annotated[list[str], Parameter(help="Run folders, folders or files of weights, or files of `export`; one or more.")],
+    /,
+    *,
+    name: Annotated[
+        list[str] | None, Parameter(consume_multiple=True, negative="", help="What clients call each model; by default its file or folder.")
+    ] = None,
+    host: Annotated[str, Parameter(help="The address to listen on; 0.0.0.0 for every one of this machine.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="The port; 0 for any free one.")] = 8000,
+    max_batch: Annotated[int, Parameter(help="The most images computed at a time.")] = 16,
+    max_wait_ms: Annotated[float, Parameter(help="How long a batch waits for images that are being decoded.")] = 5.0,
+    queue: Annotated[int, Parameter(help="Images of a model that are taken and not answered; beyond that, requests get 503.")] = 128,
+    max_images: Annotated[int, Parameter(help="Images per request.")] = 32,
+    max_mb: Annotated[float, Parameter(help="The size of a request in MiB.")] = 32.0,
+    max_megapixels: Annotated[float, Parameter(help="The size of an image in millions of pixels.")] = 50.0,
+    timeout: Annotated[float, Parameter(help="Seconds from the end of a request to its answer.")] = 30.0,
+    token_file: Annotated[
+        str | None, Parameter(help="A file with the token that clients must send; without it, the variable SWINKIT_TOKEN.")
+    ] = None,
+    access_log: Annotated[bool, Parameter(help="One line per request on stderr.")] = True,
+    device: Device = "auto",
+    amp: Amp = False,
+    ray: Annotated[bool, Parameter(negative="", help="As a Ray Serve deployment: several processes, on one machine or a cluster.")] = False,
+    replicas: Annotated[int | None, Parameter(help="With --ray: how many processes; with --max-replicas the least.")] = None,
+    max_replicas: Annotated[int | None, Parameter(help="With --ray: the most processes; Ray follows the load.")] = None,
+) -> int:
+    """Answer over HTTP what is in images: POST /predict, a page at /, and counters, until SIGTERM or Ctrl-C."""
+    from swinkit.serve import Settings, serve
+
+    body, pixels = _scaled("--max-mb", max_mb, 2**20), _scaled("--max-megapixels", max_megapixels, 10**6)
+    settings = Settings(
+        host=host, port=port, max_batch=max_batch, max_wait_ms=max_wait_ms, queue=queue, max_images=max_images, max_bytes=body,
+        bytes_in_flight=max(Settings.bytes_in_flight, body), max_pixels=pixels, timeout_s=timeout,
+        token=_token(token_file), access_log=access_log,
+    )  # fmt: skip
+    if ray:
+        return _serve_with_ray(
+            models, settings, names=name, device=device, amp=amp, replicas=1 if replicas is None else replicas, max_replicas=max_replicas
+        )
+    if replicas is not None or max_replicas is not None:
+        raise ConfigError("--replicas and --max-replicas are numbers of Ray's processes; add --ray, or leave them out.")
+    serve(*models, names=name, settings=settings, device=device, amp=amp, say=_tell)
+    return 0
+
+
+def _serve_with_ray(models: list[str], settings: Settings, **options: Any) -> int:
+    from swinkit.serve.ray import run
+
+    run(models, settings, _tell, **options)
+    return 0
+
+
+def _scaled(name: str, value: float, unit: int) -> int:
+    if not 0 < value < 1e6:
+        raise ConfigError(f"{name} is {value:g}; expected a number above 0.")
+    return max(1, int(value * unit))
+
+
+def _token(file: str | None) -> str | None:
+    """Never an argument: those are seen by everybody on the machine."""
+    if file is not None:
+        return Path(file).expanduser().read_text(errors="replace").strip()
+    return os.environ.get("SWINKIT_TOKEN") or None
+
+
+def _tell(line: str) -> None:
+    print(f"serve: {line}", file=sys.stderr, flush=True)
