@@ -136,7 +136,7 @@ def grad_cam(look: Look) -> Figured:
     maps = {f"stage {stage}": class_maps.grad_cam(model, x, look.target, stage) for stage in range(len(model.layers))}
     maps["after the last norm"] = class_maps.grad_cam(model, x, look.target)
     text = (
-        f"Grad-CAM for {look.class_name}: where the map of a stage speaks for the class, weighted by its gradients. On the small model that "
+        f"Grad-CAM for {look.class_name}: where the map of a stage speaks for the class, by its gradients. On the small model that "
         "swinkit was measured with, it found what the model needs no better than chance; Evidence and Occlusion did.",
     )
     figure = drawing.heat_maps(look.picture, maps)
