@@ -347,16 +347,16 @@ def test_dark_is_dark_and_motion_can_be_switched_off(opened):
 @browser_only
 def test_the_real_server_serves_it(tab):
     colours = serving.Told()
-    app = create_app({"first": colours, HOSTILE: serving.Told()}, settings=Settings(access_log=False, decoders=1, token="let-me-in"))
+    app = create_app({"by-colour": colours, HOSTILE: serving.Told()}, settings=Settings(access_log=False, decoders=1, token="let-me-in"))
     with Running(app) as address, tab.at(address) as page:
         page.wait_for_function("() => document.activeElement.id === 'token'")
-        assert "first" not in page.content()
+        assert "by-colour" not in page.content()
         page.keyboard.type("let-me-in")
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.title === 'first'")
+        page.wait_for_function("() => document.title === 'by-colour'")
         assert page.inner_text("#lead").startswith("Give it a picture, and it says which of 5 classes it is.")
         assert page.text_content("#words") == "ant · bee · cat · dog · elk"
-        give(page, upload("red.png"), upload("notes.txt", b"hello", "text/plain"), upload("cut.png", png()[:40]))
+        give(page, upload("red.png"), upload("notes.txt", b"hello", "text/plain"), upload("cut.png", png()[:-20]))
         done(page)
         page.wait_for_function("() => document.querySelectorAll('.failed').length === 2")
         assert page.inner_text(".guesses li:first-child bdi") == "elk"
