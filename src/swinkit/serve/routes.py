@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hmac
-import importlib
-import importlib.util
 import secrets
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from swinkit.serve import schemas, work
 from swinkit.serve.models import Served
+from swinkit.serve.page import page as html_of
 from swinkit.serve.problems import REASONS, ApiError
+from swinkit.serve.reference import reference
 from swinkit.serve.schemas import Base64Images, Failed, Models, Predictions, Status, Vectors
 from swinkit.serve.service import Service
 from swinkit.tasks.text import printable
@@ -23,24 +23,28 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PAGE = "swinkit.serve.page"
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "application/octet-stream")
 QUERY = {"/predict": {"model", "top_k"}, "/embed": {"model"}, "/explain": {"model", "label"}}
 """What each route's query may hold: a parameter that is misspelt and ignored would be worse than none."""
 bearer = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 
 
-def service_of(request: Request) -> Service:
-    """The app's service."""
+def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def model_of(
+# Asynchronous, although they wait for nothing: FastAPI sends others through a thread, which costs more than all that they do.
+async def service_of(request: Request) -> Service:
+    """The app's service."""
+    return _service(request)
+
+
+async def model_of(
     request: Request, model: Annotated[str | None, Query(description="A name from GET /models; by default its first.")] = None
 ) -> Served:
     """The model that a request names. Errors: ApiError (404, 422, 503)."""
-    service = service_of(request)
+    service = _service(request)
     known = QUERY[request.scope["route"].path]
     if unknown := sorted(set(request.query_params) - known):
         says = f"There is no parameter {printable(unknown[0])[:40]!r}; there are {', '.join(sorted(known))}."
@@ -49,9 +53,9 @@ def model_of(
     return service.model(model)
 
 
-def check_token(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None) -> None:
+async def check_token(request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None) -> None:
     """Errors: ApiError (401)."""
-    wanted = service_of(request).settings.token or ""
+    wanted = _service(request).settings.token or ""
     if given is None or not hmac.compare_digest(given.credentials.encode(), wanted.encode()):
         raise ApiError(401, "no_access", "The token is missing or wrong; send Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"})
 
@@ -166,12 +170,20 @@ async def ready(service: ServiceOf) -> Any:
 @free.get("/", include_in_schema=False)
 async def page(service: ServiceOf) -> Response:
     """The page. Where there is a token, it tells nothing of the models before it was given."""
-    if importlib.util.find_spec(PAGE) is None:
-        return PlainTextResponse("swinkit serve: POST images to /predict; /openapi.json describes it.\n")
     facts = [] if service.settings.token else [model.facts() for model in service.models.values()]
     nonce = secrets.token_urlsafe(16)
-    html = importlib.import_module(PAGE).page(facts).replace("{{nonce}}", nonce)
-    return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY.format(nonce=nonce)})
+    return _html(html_of(facts).replace("{{nonce}}", nonce), nonce)
+
+
+@free.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """What /openapi.json says, for people."""
+    nonce = secrets.token_urlsafe(16)
+    return _html(reference(request.app.openapi(), nonce), nonce)
+
+
+def _html(text: str, nonce: str) -> Response:
+    return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_POLICY.format(nonce=nonce)})
 
 
 def _images(service: Service, model: Served, call: Any) -> work.Work:
