@@ -1,7 +1,9 @@
 """The server as a Ray Serve deployment: two replicas on this machine give what Predictor gives."""
 
 import json
+import os
 import secrets
+import signal
 import socket
 import urllib.request
 import warnings
@@ -10,6 +12,7 @@ from urllib.error import HTTPError
 import pytest
 
 import swinkit
+from swinkit.cli import run
 from swinkit.errors import ConfigError, ServeError, SwinkitError
 from swinkit.serve import Settings
 
@@ -45,8 +48,8 @@ def serving(trained, port):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100 * 2**20)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        handle = serve.run(deployment(trained.run, names=["colours"], replicas=2, settings=SETTINGS, cpus=0.5), route_prefix="/")
-        yield f"http://127.0.0.1:{port}", handle
+        handle = serve.run(deployment(trained.run, names=["colours"], replicas=2, settings=SETTINGS, cpus=0.5), route_prefix="/two")
+        yield f"http://127.0.0.1:{port}/two", handle
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -86,6 +89,22 @@ def test_two_replicas_answer_and_batches_keep_their_order(address, trained, pict
     results = [response.result(timeout_s=60) for response in [address[1].predict.remote(content) for content in contents]]
     assert results[0]["error"].startswith("image ")
     assert [result["label"] for result in results[1:]] == [prediction.label for prediction in predictor(files)]
+
+
+def test_the_command_serves_until_sigterm_and_leaves_a_cluster_that_it_found(address, trained, pictures):
+    root = address[0].removesuffix("/two")
+    said = []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("ready"):
+            said.append(ask(root, "/predict", next((pictures / "test").rglob("*.png")).read_bytes())[0])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with_ray.run([trained.run], Settings(port=int(root.rpartition(":")[2]), access_log=False), say, max_replicas=2)
+    assert said == ["colours: 3 classes", f"ready on {root}, 1 processors a replica", 200]
+    assert ask(root, "/predict", b"")[0] == 404
+    assert ask(address[0], "/models")[0] == 200
 
 
 def test_a_handle_opens_no_files(address, pictures):
@@ -129,3 +148,8 @@ def test_processors_are_shared():
     assert with_ray._share(2.0, 1, 4) == 1
     with pytest.raises(ConfigError, match="2 processors for 3 replicas"):
         with_ray._share(2.0, 3, None)
+
+
+def test_replicas_are_rays(trained, capsys):
+    assert run(["serve", str(trained.run), "--replicas", "2"]) == 1
+    assert "add --ray" in capsys.readouterr().err
