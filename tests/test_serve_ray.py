@@ -132,21 +132,21 @@ def test_a_wrong_model_is_told_before_ray_starts(tmp_path):
         with_ray.run([tmp_path / "nowhere"], Settings(port=_free_port()), print)
 
 
-def test_an_address_that_cannot_be_is_told_before_ray_starts(trained):
+def test_an_address_that_cannot_be_is_told_before_ray_starts():
     with pytest.raises(ConfigError, match="port is 0"):
-        with_ray.run([trained.run], Settings(port=0), print)
+        with_ray.run(["anything"], Settings(port=0), print)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ServeError, match="in use"):
-            with_ray.run([trained.run], Settings(port=taken.getsockname()[1]), print)
+            with_ray._check_address(Settings(port=taken.getsockname()[1]), print, alone=True)
 
 
 def test_processors_are_shared():
     assert with_ray._share(8.0, 2, None) == 4
     assert with_ray._share(8.0, 2, 5) == 1
     assert with_ray._share(2.0, 1, 4) == 1
-    with pytest.raises(ConfigError, match="2 processors for 3 replicas"):
+    with pytest.raises(ConfigError, match="2 free processors for 3 replicas"):
         with_ray._share(2.0, 3, None)
 
 
