@@ -175,31 +175,39 @@ def run(
     """
     ray, serve = need("ray", "ray", "swinkit serve --ray"), need("ray.serve", "ray", "swinkit serve --ray")
     _check(replicas, max_replicas, 1)
-    started = not ray.is_initialized()
-    _check_address(settings, say, alone=started and not os.environ.get("RAY_ADDRESS"))
+    joined = ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+    _check_address(settings, say, alone=not joined)
     _try_models(models, names, device, amp, say)
-    if started:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
-        with _stopping() as stop:
-            cpus = _share(ray.available_resources().get("CPU", 0), replicas, max_replicas)
-            application = deployment(
-                *models, names=names, replicas=replicas, max_replicas=max_replicas, settings=settings, device=device, amp=amp, cpus=cpus
-            )
-            serve.start(http_options={"host": settings.host, "port": settings.port})
-            try:
-                serve.run(application, name=APPLICATION, route_prefix="/")
-            except RuntimeError as error:
-                raise ServeError(f"The replicas did not start; Ray's log says why ({error}).") from None
+    with _cluster(ray, serve, joined), _stopping() as stop:
+        cpus = _share(ray.available_resources().get("CPU", 0), replicas, max_replicas)
+        application = deployment(
+            *models, names=names, replicas=replicas, max_replicas=max_replicas, settings=settings, device=device, amp=amp, cpus=cpus
+        )
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/")
             say(f"ready on http://{settings.host}:{settings.port}, {cpus} processors a replica")
             stop.wait()
-    finally:
-        if started:
-            serve.shutdown()
-            ray.shutdown()
-        else:
+        except RuntimeError as error:
+            raise ServeError(f"The replicas did not start; Ray's log says why ({error}).") from None
+        finally:
             serve.delete(APPLICATION)
+
+
+@contextlib.contextmanager
+def _cluster(ray: Any, serve: Any, joined: bool) -> Iterator[None]:
+    """Ray, joined or started here. In a cluster of others nothing but the own application may be ended."""
+    connected = not ray.is_initialized()
+    if connected:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(log_to_driver=False, logging_level="error", **({} if joined else {"include_dashboard": False}))
+    try:
+        yield
+    finally:
+        if not joined:
+            serve.shutdown()
+        if connected:
+            ray.shutdown()
 
 
 def _check_address(settings: Settings, say: Callable[[str], None], alone: bool) -> None:
