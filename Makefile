@@ -1,11 +1,12 @@
 # make train   set everything up in .venv and train a small Swin on the images that come with the project
 # make test    set everything up and run every check: format, lint, types, tests
+# make docs    build the documentation as a site, build/docs/index.html; opens offline
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test setup setup-dev tools clean
+.PHONY: train test docs setup setup-dev tools clean
 
 train: setup
 	$(BIN)/swinkit train
@@ -15,6 +16,10 @@ test: tools setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/docs-trees docs build/docs
+	@echo "build/docs/index.html"
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -30,6 +35,11 @@ $(VENV)/.installed: pyproject.toml $(NATIVE)
 $(VENV)/.installed-dev: pyproject.toml $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $(VENV)/.installed $@
 
 # For the checks of the C++ library: a compiler, valgrind, and an arm64 compiler and emulator; for those of pages: a browser. Whoever may

@@ -78,8 +78,8 @@ def test_attention_and_every_gradient_are_the_definitions(monkeypatch, isa, cosi
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("side", [4, 7, 8, 12, 16, 24])
 def test_every_published_window(side, dtype):
-    for cosine in (False, True):
-        data = random_case(side, (1, side + 3, 2 * side), (side, side), 2, 32, dtype, cosine)
+    for cosine, height in ((False, side + 3), (True, side + 3), (False, side)):  # the last: windows without padding
+        data = random_case(side, (1, height, 2 * side), (side, side), 2, 32, dtype, cosine)
         check(data, BOUND[dtype], window=(side, side), shift=(side // 2, side // 2), cosine=cosine)
 
 
@@ -187,7 +187,9 @@ def test_compiles_without_a_break_and_with_the_operation_inside(version):
     assert not any("swinkit" in str(node.target) for node in exported.graph.nodes)
 
 
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(130, 96, 64), (1, 33, 10), (1200, 20, 45), (577, 64, 32), (15, 35, 70)])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(130, 96, 64), (1, 33, 10), (1200, 20, 45), (577, 64, 32), (15, 35, 70), (951, 45, 2010)]
+)
 @pytest.mark.parametrize("isa", ISAS)
 def test_linear_layers_and_every_gradient(monkeypatch, isa, rows, inputs, outputs):
     monkeypatch.setenv(library.ISA_VARIABLE, isa)

@@ -110,3 +110,25 @@ def test_the_reference_has_signatures_and_docstrings(site):
     assert "The same weights for another image size" not in text  # a module's text in place of its function's
     assert "size_policy" in text
     assert "UnknownNameError" in text
+
+
+def test_pictures_in_the_pages_are_what_is_drawn(site):
+    """GitHub shows smaller copies of what the site has drawn; they are made by the same code, within what fonts and versions change."""
+    import numpy as np
+    from PIL import Image
+
+    drawn = ROOT / "docs" / "_generated" / "how-it-works"
+    names = sorted(path.name for path in drawn.glob("*.png"))
+    assert names == sorted(f"{name}.png" for name in swinkit.explain.mechanism.NAMES)
+    for name in names:
+        with Image.open(ROOT / "docs" / "images" / "how-it-works" / name) as copy, Image.open(drawn / name) as picture:
+            small = picture.convert("RGB").resize(copy.size, Image.Resampling.LANCZOS)
+            difference = np.abs(np.asarray(small, np.float32) - np.asarray(copy.convert("RGB"), np.float32)).mean()
+        assert difference < 4, f"{name} is {difference:.1f} of 255 off; run: python docs/_extensions/pictures.py"
+
+
+def test_pages_in_both_languages_show_the_same_pictures_and_the_same_calls():
+    english, chinese = ((ROOT / "docs" / page).read_text() for page in ("how-it-works.md", "zh/how-it-works.md"))
+    assert re.findall(r"how-it-works/(\w+)\.png", english) == re.findall(r"how-it-works/(\w+)\.png", chinese)
+    called = [set(re.findall(r"\b(\w+)\(", "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))) for text in (english, chinese)]
+    assert called[0] - called[1] <= {"numel"}

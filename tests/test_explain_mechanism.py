@@ -321,6 +321,8 @@ def test_the_verb(tmp_path, monkeypatch, capsys):
     assert "mechanism.html exists already" in capsys.readouterr().err
     assert run(["explain", "mechanism", "--window", "7", "--shift", "9"]) == 1
     assert run(["explain", "mechanism", "--size", "1", "2", "3"]) == 1
+    assert run(["explain", "mechanism", "--size", "0", "--overwrite"]) == 1
+    assert "size is 0; expected a whole number" in capsys.readouterr().err
     assert run(["explain", "mechanism", "--colour", "red"]) == 2
     assert run(["explain"]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mechanism.html"]

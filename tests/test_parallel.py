@@ -95,9 +95,8 @@ def test_sharded_then_killed_then_alone(alone, pictures, tmp_path):
 
 
 def test_torchrun_sharded_equals_one(alone, pictures, tmp_path):
-    done = torchrun(
-        pictures / "train", "--output", tmp_path / "run", *flags(TWO | HALF_BATCH | {"shard": True, "grad_checkpointing": True})
-    )
+    """In lean memory, which makes again what the weights that come and go were for."""
+    done = torchrun(pictures / "train", "--output", tmp_path / "run", *flags(TWO | HALF_BATCH | {"shard": True, "memory": "lean"}))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("validation accuracy") == 1, "one process talks"
     assert_same_curve(alone, tmp_path / "run")

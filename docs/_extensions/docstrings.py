@@ -1,13 +1,13 @@
 """Docstrings as they are written in swinkit, made into what Sphinx reads.
 
-A line "name: text" describes a parameter, "Errors: text" what is raised; `name` is code; what is indented is an example.
+"name: text" at the start of a sentence or after a semicolon describes a parameter, "Errors: text" what is raised; `name` is code; what is
+indented is an example.
 """
 
 import inspect
 import re
 
-FIELD = re.compile(r"(\*{0,2}[a-z]\w*): (.+)")
-ERRORS = re.compile(r"(?:Errors|Raises): (.+)")
+MARK = re.compile(r"(?:^|(?<=[.;)] ))(\*{0,2}[a-z]\w*(?:, [a-z]\w*)*|Errors|Raises): ")
 
 
 def setup(app):
@@ -18,7 +18,7 @@ def setup(app):
 
 def convert(_app, _what, _name, thing, _options, lines):
     """Replace the lines of a docstring by reStructuredText."""
-    lines[:] = restructured(list(lines), parameters(thing))
+    lines[:] = restructured("\n".join(lines), parameters(thing))
 
 
 def parameters(thing):
@@ -29,27 +29,36 @@ def parameters(thing):
         return set()
 
 
-def restructured(lines, names):
-    """The lines of a docstring as lines of reStructuredText."""
+def restructured(text, names):
+    """A docstring as lines of reStructuredText."""
     out: list[str] = []
-    state = "text"
-    for line in lines:
-        field, errors = FIELD.fullmatch(line), ERRORS.fullmatch(line)
-        if errors:
-            out, state = [*out, "", f":Errors: {inline(errors[1])}"], "field"
-        elif field and field[1].lstrip("*") in names:
-            out, state = [*out, "", f":param {field[1].lstrip('*')}: {inline(field[2])}"], "field"
-        elif line.startswith("    "):
-            out, state = [*out, *([] if state == "example" else ["", "::", ""]), line], "example"
-        elif not line:
-            out, state = [*out, ""], state if state == "example" else "text"
+    for block in re.split(r"\n\s*\n", text):
+        if block.startswith("    "):
+            out += ["::", "", *block.split("\n"), ""]
         else:
-            lead = {"field": "    ", "text": "", "example": ""}[state]
-            out, state = [*out, *([""] if state == "example" else []), lead + inline(line)], "field" if state == "field" else "text"
-    return [*out, ""]
+            out += [line for lines in pieces(re.sub(r"\n(?=    )", "\n\n", block), names) for line in lines]
+    return out
+
+
+def pieces(block, names):
+    """The sentences, parameters and errors of a paragraph, each as lines."""
+    text = " ".join(block.split())
+    known = names | {"Errors", "Raises"}
+    marks = [mark for mark in MARK.finditer(text) if {name.strip(" *") for name in mark[1].split(",")} <= known]
+    before = text[: marks[0].start()] if marks else text
+    if before:
+        yield [inline(before), ""]
+    for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=False):
+        said = inline(text[mark.end() : end].strip().removesuffix(";"))
+        if mark[1] in ("Errors", "Raises"):
+            yield [f":Errors: {said}"]
+        else:
+            yield [f":param {name.strip(' *')}: {said}" for name in mark[1].split(",")]
+    if marks:
+        yield [""]
 
 
 def inline(text):
-    """One line, in which `name` is code and stars, backslashes and bars mean themselves."""
+    """A sentence, in which `name` is code and stars, backslashes, bars and underscores mean themselves."""
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(f"`{part}`" if part.startswith("`") else re.sub(r"([*\\|_])", r"\\\1", part) for part in parts)

@@ -16,6 +16,8 @@ class SwinBackbone(SwinTrunk):
     Under size_policy="dense" this is the original detection and segmentation backbone: each map goes through a LayerNorm of its own
     (`norm0` ...) and the absolute position embedding is a (1, C, H, W) map. Under the other policies the maps are un-normed, as timm's.
     Stages after the last wanted one are not built.
+    config: a `SwinConfig`; attend: anything with the signature of `window_attention`. Errors: InputError for stages that are not there,
+    and, when called, for a batch that is empty, of other channels or smaller than a patch.
     """
 
     def __init__(self, config: SwinConfig, out_indices: int | Sequence[int] | None = None, attend: Attend = window_attention) -> None:

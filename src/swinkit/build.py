@@ -40,11 +40,16 @@ def create_model(
     out_indices: int | Sequence[int] | None = None,
     size_policy: SizePolicy | None = None,
 ) -> SwinTransformer | SwinBackbone:
-    """Build a model by name (see `list_models`) or from a SwinConfig; what is None stays as the name has it.
+    """Build a model by name or from a SwinConfig; what is None stays as it is there.
 
+    name_or_config: a name of `list_models`, or a SwinConfig.
     pretrained: with public weights from the Hugging Face hub, in eval mode: those of the name's default tag, or of another one with
     `name.tag` (`swinkit models --pretrained` lists them). The rest then means what it means for `from_pretrained`.
+    num_classes: outputs of the classifier, 0 for pooled features; in_chans: channels of the images; img_size: pixels, what windows are
+    planned for; window_size: tokens, one size or one per stage; patch_size: pixels; drop_path_rate: of the last block, from 0 to 1;
+    size_policy: "official", "dense" or "per_axis". The fields of `SwinConfig` say more.
     features_only: a SwinBackbone that returns the maps of the stages in `out_indices`, instead of a classifier.
+    out_indices: of a backbone: None all, an int the last so many, a list these.
     Errors: UnknownNameError with the close names, ConfigError for values that do not fit together, CheckpointError if there are no public
     weights, or they cannot be had.
     """
@@ -89,6 +94,7 @@ def from_pretrained(
     """Load anybody's Swin Transformer, in eval mode: a run, a folder of `save_pretrained` or in a hub's layout, a file of weights, or
     `hf-hub:OWNER/NAME` (`hf-hub:OWNER/NAME@REVISION`) of the Hugging Face hub.
 
+    path_or_id: any of these. in_chans, img_size, window_size, patch_size, drop_path_rate, size_policy, out_indices: as of `create_model`.
     Microsoft's, timm's, torchvision's, transformers' and mm*'s are told apart by their tensors. What is None stays as it was saved;
     window_size, img_size and pretrained_window_sizes also say what a V2 file without configuration does not tell. Another `num_classes`
     puts a new classifier in place of the saved one. Weights are resized to other sizes and channels as `resize` does. A classifier loads

@@ -43,7 +43,10 @@ def models(pattern: str = "*", *, pretrained: bool) -> list[Entry] | list[Weight
 
 
 def models(pattern: str = "*", *, pretrained: bool = False) -> list[Entry] | list[Weights]:
-    """The named models that match a shell pattern, sorted by name; pretrained: instead the public weights, each by name.tag."""
+    """The named models that match a shell pattern, sorted by name, with parameters, cost and input.
+
+    pattern: such as "swinv2_*"; none may match, which is no error. pretrained: instead the public weights, each by name.tag.
+    """
     if pretrained:
         return list_weights(pattern)
     costs = json.loads((resources.files("swinkit") / COSTS).read_text(encoding="utf-8"))

@@ -167,7 +167,7 @@ class SwinConfig:
     def stage_indices(self, indices: int | Sequence[int] | None, built: int | None = None) -> tuple[int, ...]:
         """The stages meant by `indices`: None all, an int the last so many, a list these (negative ones count from the end).
 
-        built: how many stages there are, where it is fewer than the architecture has.
+        built: how many stages there are, where it is fewer than the architecture has. Errors: InputError for stages that are not there.
         """
         stages = built or len(self.depths)
         if isinstance(indices, Sequence):
@@ -182,12 +182,12 @@ class SwinConfig:
         return tuple(index % stages for index in wanted)
 
     def check_format(self, output_fmt: str) -> None:
-        """Raise InputError unless maps can be given in this order of axes."""
+        """Raise InputError unless maps can be given in the order of axes `output_fmt`, "NCHW" or "NHWC"."""
         if output_fmt not in ("NCHW", "NHWC"):
             raise InputError(f'output_fmt is {output_fmt!r}; expected "NCHW" or "NHWC".')
 
     def drop_shift(self, grid: Size, window: Size) -> tuple[bool, bool]:
-        """On which axes a block of a `grid` of tokens goes without its shift (see `size_policy`)."""
+        """On which axes a block with a `window` on a `grid` of tokens goes without its shift (see `size_policy`)."""
         if self.size_policy == "dense":
             return (False, False)
         if self.size_policy == "per_axis":
@@ -196,7 +196,7 @@ class SwinConfig:
         return (one_window, one_window)
 
     def floors(self, image: Size) -> bool:
-        """Whether the patch embedding drops the pixels that do not fill a patch (True) or pads them (False).
+        """Whether the patch embedding drops the pixels of an `image` (h, w) that do not fill a patch (True) or pads them (False).
 
         torchvision always drops them; the original classifier does at the one size that it accepts.
         """
@@ -224,7 +224,7 @@ class SwinConfig:
             )
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values, checked again."""
+        """A copy with other values, `changes` by name, checked again. Errors: ConfigError; UnknownNameError for another name."""
         _check_fields(type(self), changes)
         return dataclasses.replace(self, **changes)
 
@@ -234,7 +234,7 @@ class SwinConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read `to_dict`'s output, where a flat list of two window sizes is (h, w) and a list of lists is one per stage."""
+        """`values` of `to_dict`, where a flat list of two window sizes is (h, w), a list of lists one per stage. Errors: as `replace`."""
         _check_fields(cls, values)
         given = dict(values)
         for name in ("img_size", "patch_size", "window_size"):

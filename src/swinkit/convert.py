@@ -16,6 +16,7 @@ def convert(source: str | Path, out: str | Path, *, to: str, force: bool = False
     """Read a model in whatever dialect it is and write it in the dialect `to`; returns the report on what was read.
 
     out: a file ending in .pth or .safetensors; a folder for native, timm and transformers. known: see `inspect`.
+    force: replace what exists.
     strict=False: leave out what is unexpected, listed in the report; what is missing is never made up.
     Errors: CheckpointError where the source cannot be read, or the dialect cannot express the model; nothing is written then.
     """
@@ -31,6 +32,7 @@ def convert(source: str | Path, out: str | Path, *, to: str, force: bool = False
 def inspect(source: str | Path, **known: Any) -> Findings:
     """What a file or folder of weights holds: its dialect, its configuration, and what became of every tensor.
 
+    source: what `from_pretrained` opens.
     known: fields of SwinConfig that the weights do not tell, such as window_size and pretrained_window_sizes of a V2 model.
     Errors: CheckpointError where it cannot be read or is no Swin Transformer.
     """

@@ -26,7 +26,11 @@ EXTRAS = {
 
 
 def doctor() -> dict[str, Any]:
-    """The findings as plain data: "versions", "devices", "kernels", "inference", "precision", "extras", "problems"."""
+    """What swinkit finds on this machine, as plain data; what is missing is in it and is no error.
+
+    "versions", "devices" and the "precision" that each trains in, "kernels" (attention, per device, with the reason), "inference" (the
+    engine of `prepare`, per dtype), "extras" (per extra, the packages that are missing), "problems" (sentences; empty where all is well).
+    """
     import torch
 
     import swinkit

@@ -114,6 +114,8 @@ def embed(
     source: a run folder, a checkpoint in it, a folder of `save_pretrained`, or a SwinTransformer that has a `preprocess`; with a
     classifier or without. data: a built-in data set, a folder with class folders or without, a file, a pattern, or a list of such.
     split: as in `evaluate`, for data that has classes. normalize: vectors of length 1.
+    batch_size: images computed at a time; workers: processes that load images; device, amp: as of `Predictor`; on_batch: called after each
+    batch with (images done, images in all); say: called with a sentence before the start.
     out: a .parquet or .npy file. Until it is complete, every `shard_size` images are kept in OUT.parts, and the same call goes on from
     there after an interruption; overwrite: start anew, and replace the file. None: all vectors are returned in memory.
     Errors: CheckpointError for a source without pooled features or preparation; DataError for images that are not there, for a file that

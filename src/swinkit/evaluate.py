@@ -39,6 +39,8 @@ def evaluate(
 ) -> Scores:
     """Scores of a run or checkpoint folder on a built-in data set or images of your own (docs/data.md); classes are matched by name.
 
+    source, device, amp: as of `Predictor`; batch_size: images computed at a time; workers: processes that load images;
+    on_batch: called after each batch with (images done, images in all).
     data: None takes what the run was trained on. split: "train", "val", "test" or "auto" (test; else val; else every image of a folder
     that the run was not trained on). Of a run's own data, train and val are those of the run. say: called with a sentence before the start.
     Errors: CheckpointError, DataError (a class that the model does not know), InputError (a picture that cannot be read).

@@ -125,8 +125,8 @@ def window_attention(
 ) -> Tensor:
     """Attention inside shifted windows of a whole map: softmax(scale * q k^T + bias + mask) v. Every kernel is tested against this.
 
-    qkv (B, H, W, 3, K, D), unpadded and unshifted; bias (K, N, N); scale a float (V1) or (K, 1, 1) (V2, with `cosine`);
-    pad (3, K, D): q, k, v of the tokens that fill the map up to whole windows; they take part as keys -> (B, H, W, K * D)
+    qkv (B, H, W, 3, K, D), unpadded and unshifted; bias (K, N, N); window, shift in tokens; scale a float (V1), (K, 1, 1) (V2, `cosine`);
+    pad (3, K, D): q, k, v of tokens that fill the map up to whole windows, and are keys; dropout_p -> (B, H, W, K * D). Errors: torch's.
     """
     H, W = qkv.shape[1:3]
     qkv = pad_map(qkv, window, pad)
@@ -367,7 +367,7 @@ class SwinTrunk(nn.Module):
         return self.pos_drop(x + position.permute(0, 2, 3, 1))
 
     def embed(self, x: Tensor) -> Tensor:
-        """(B, in_chans, height, width) -> (B, H, W, C), the tokens that the first stage takes."""
+        """(B, in_chans, height, width) -> (B, H, W, C), the tokens that the first stage takes. Errors: InputError for other images."""
         self.config.check_input(x.shape, x.is_floating_point())
         return self.add_position(self.patch_embed(x))
 
@@ -376,7 +376,7 @@ class SwinTrunk(nn.Module):
     ) -> list[Tensor]:
         """(B, in_chans, height, width) -> the maps before merging of the stages in `indices` (an int: the last so many; None: all).
 
-        A list, like timm's with intermediates_only=True; un-normed.
+        A list, like timm's with intermediates_only=True; un-normed, in the order of output_fmt. Errors: InputError.
         """
         wanted = self.config.stage_indices(indices, len(self.layers))
         self.config.check_format(output_fmt)
@@ -389,7 +389,7 @@ class SwinTrunk(nn.Module):
         return [maps[i].permute(0, 3, 1, 2) if output_fmt == "NCHW" else maps[i] for i in wanted]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs for the backward pass and compute the rest again: less memory, about a third more time."""
+        """Keep only block inputs for the backward pass and compute the rest again: less memory, a third more time. enable: or no more."""
         for stage in self.layers:
             stage.grad_checkpointing = enable
 
@@ -400,9 +400,9 @@ class SwinTrunk(nn.Module):
 
 
 class SwinTransformer(SwinTrunk):
-    """The classifier: the trunk, a final norm, the average over the map and a linear layer.
+    """The classifier: the trunk, a final norm, the average over the map and a linear layer (3.1, figure 3).
 
-    Errors: InputError for a batch that is empty, of other channels or smaller than a patch.
+    config: sizes; attend: `window_attention`, or the like. Errors: InputError for a batch that is empty, of other channels, below a patch.
     """
 
     def __init__(self, config: SwinConfig, attend: Attend = window_attention) -> None:
@@ -442,7 +442,7 @@ class SwinTransformer(SwinTrunk):
         return self.forward_head(self.forward_features(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a new, untrained classifier (0: none) in place of the old one, on its device and in its dtype."""
+        """Put a new, untrained classifier of `num_classes` outputs (0: none) in place of the old one. Errors: ConfigError below 0."""
         self.config, self.labels = self.config.replace(num_classes=num_classes), ()
         self.head = self._classifier().to(self.norm.weight)
         for parameter in self.head.parameters():

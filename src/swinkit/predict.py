@@ -59,7 +59,8 @@ class Predictor:
         predictor("photo.jpg").label
 
     source: a run folder, a checkpoint in it, a folder of `save_pretrained`, or a file of `swinkit export` (.onnx, .xml, .pt2, .pte), which
-    its own runtime runs on the CPU; device: "auto", "cpu", "cuda" ...; amp: mixed precision (None: where the hardware computes in bfloat16;
+    its own runtime runs on the CPU; device: "auto", "cpu", "cuda" ...; batch_size: pictures computed at a time;
+    amp: mixed precision (None: where the hardware computes in bfloat16;
     of exported files, OpenVINO's alone can). On the CPU weights are made ready with `swinkit.prepare`; `runtime.about` says what runs.
     Errors: CheckpointError for a folder that holds no classifier, InputError for a picture that cannot be read.
     """
@@ -84,7 +85,11 @@ class Predictor:
     def __call__(self, picture: Picture, *, top_k: int = 5) -> Prediction: ...
 
     def __call__(self, picture: Picture | list[Picture], *, top_k: int = 5) -> Prediction | list[Prediction]:
-        """A picture -> its Prediction; a list of pictures -> a list of Predictions."""
+        """A picture -> its Prediction; a list of pictures -> a list of Predictions.
+
+        picture: a path, bytes, an open file, a PIL image or an array (H, W) or (H, W, C), uint8 or from 0 to 1; top_k: guesses per picture.
+        Errors: InputError for a picture that cannot be read, or top_k below 1.
+        """
         several = isinstance(picture, list | tuple)
         pictures = picture if several else [picture]
         predictions: list[Prediction] = []
@@ -93,11 +98,14 @@ class Predictor:
         return predictions if several else predictions[0]
 
     def prepare(self, picture: Picture) -> Tensor:
-        """A picture -> (C, H, W) float32, as the model was trained to see it."""
+        """A picture -> (C, H, W) float32, as the model was trained to see it. Errors: InputError for one that cannot be read."""
         return self._transform(read_image(picture, self.preprocess.mode))
 
     def stream(self, pictures: Iterable[Picture | Failure], *, top_k: int = 5) -> Iterator[Prediction | Failure]:
-        """One result per picture, in order, computed in batches; a picture that cannot be read gives a Failure and the rest go on."""
+        """One result per picture, in order, computed in batches; a picture that cannot be read gives a Failure and the rest go on.
+
+        pictures: as of a call; Failures pass through; top_k: guesses per picture. Errors: InputError for top_k below 1.
+        """
         for batch in _chunks(pictures, self.batch_size):
             results: list[Prediction | Failure | None] = []
             prepared = []
@@ -147,6 +155,7 @@ def predict(
 ) -> Iterator[Prediction | Failure]:
     """Results for files, folders (searched through), glob patterns and "-" (one picture on standard input), in order.
 
+    source, device, amp, batch_size: as of `Predictor`; files: one, or several; top_k: guesses per picture.
     Errors: those of Predictor. What does not exist or cannot be read comes as a Failure, and the rest goes on.
     """
     predictor = Predictor(source, device=device, amp=amp, batch_size=batch_size)

@@ -126,7 +126,10 @@ def _advantage(name: str, dtype: torch.dtype) -> str:
 
 
 class Prepared(nn.Module):
-    """A model as `prepare` returns it: called like the original, for inference on the CPU only, safe to call from several threads."""
+    """A model as `prepare` returns it: called like the original, for inference on the CPU only, safe to call from several threads.
+
+    model, dtype, batch_size, engine: as of `prepare`, with its errors.
+    """
 
     def __init__(self, model: SwinTrunk, dtype: torch.dtype | None, batch_size: int | None, engine: EngineName) -> None:
         super().__init__()
@@ -222,7 +225,10 @@ class Prepared(nn.Module):
     def forward_intermediates(
         self, x: Tensor, indices: int | Sequence[int] | None = None, output_fmt: Literal["NCHW", "NHWC"] = "NCHW"
     ) -> list[Tensor]:
-        """(B, in_chans, height, width) -> the maps before merging of the stages in `indices`, as the original's method."""
+        """(B, in_chans, height, width) -> the maps before merging of the stages in `indices`, as the original's method.
+
+        Errors: InputError for images, indices or an output_fmt that cannot be.
+        """
         stages = self.config.stage_indices(indices, self._stages)
         self.config.check_format(output_fmt)
         maps = self._run(x, Wanted(stages=tuple(sorted(set(stages)))))["maps"]

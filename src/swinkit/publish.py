@@ -32,6 +32,7 @@ def push_to_hub(
 ) -> str:
     """Upload a model, or what a run folder or a folder of `save_pretrained` holds; returns the address of the commit or pull request.
 
+    repo_id: OWNER/NAME; commit_message: of the commit; create_pr: as a pull request instead.
     config.json, model.safetensors and README.md (the card) are uploaded in one commit, nothing else of a run. The repository is made if
     there is none; private: so that only its owner sees it. revision: a branch, made if there is none. token: by default HF_TOKEN or that
     of `hf auth login`. license: for the card of what is uploaded. A card on the hub that swinkit did not write stays as it is.

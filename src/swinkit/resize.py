@@ -48,6 +48,7 @@ def resize(
 ) -> M:
     """A new model with the weights of `model` for other sizes; what is None stays. The given model is left as it is.
 
+    img_size: pixels; window_size: tokens, one size or one per stage; patch_size: pixels; in_chans: channels of the images.
     Labels, device, dtype, mode and frozen parameters are kept. `preprocess` follows (see `resized_preprocess`).
     bias_method: how V1's position bias tables get their new size (see `resize_bias_table`); V2 has none, its weights stay as they are.
     Errors: ConfigError for sizes that cannot be built, UnknownNameError for another bias_method, InputError for another kind of model.

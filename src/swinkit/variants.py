@@ -111,7 +111,7 @@ VARIANTS: dict[str, dict[str, Any]] = (
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that match a shell pattern such as "swinv2_*_256", sorted."""
+    """Names that match a shell `pattern` such as "swinv2_*_256", sorted; none may match, which is no error."""
     return sorted(name for name in VARIANTS if fnmatchcase(name, pattern))
 
 

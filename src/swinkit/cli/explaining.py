@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -85,18 +85,18 @@ def mechanism(
     from swinkit.explain.mechanism import mechanism
 
     made = mechanism(
-        size=_size("--size", size) or 224, window=_size("--window", window) or 7, shift=_size("--shift", shift),
-        patch=_size("--patch", patch) or 4, picture=picture, out=out, html=html, formats=formats or ("png",), overwrite=overwrite, say=_say,
+        size=_size("--size", size, 224), window=_size("--window", window, 7), shift=_size("--shift", shift, None),
+        patch=_size("--patch", patch, 4), picture=picture, out=out, html=html, formats=formats or ("png",), overwrite=overwrite, say=_say,
     )  # fmt: skip
     return _show(made, as_json)
 
 
-def _size(flag: str, given: list[int] | None) -> int | tuple[int, int] | None:
-    """One number is a square, two are (height, width). Errors: ConfigError for more."""
+def _size(flag: str, given: list[int] | None, default: Any) -> Any:
+    """One number is a square, two are (height, width), none the default. Errors: ConfigError for more."""
     from swinkit.errors import ConfigError
 
     if not given:
-        return None
+        return default
     if len(given) > 2:
         raise ConfigError(f"{flag} got {len(given)} numbers; give SIDE, or HEIGHT WIDTH.")
     return given[0] if len(given) == 1 else (given[0], given[1])

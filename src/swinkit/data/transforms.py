@@ -65,7 +65,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of to_dict. Raises ConfigError for a field that is unknown, missing or wrong."""
+        """The inverse of to_dict, from its `values`. Raises ConfigError for a field that is unknown, missing or wrong."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ConfigError(f"Preprocess has no field {unknown[0]!r}; it has {', '.join(sorted(known))}. Remove it.")

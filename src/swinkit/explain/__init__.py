@@ -49,7 +49,7 @@ def explain(
     model: a model, or what `Predictor` opens; picture: what `read_image` takes. out: a folder for the figures, each as `formats`;
     html: one page with all of them. methods: which, None for all; block: "STAGE.BLOCK" from 0; head: from 0; query: (y, x), the pixel
     whose attention is shown; label: the class to explain, None for the model's first; similar: a folder to find like pictures in.
-    say: gets a line of text on progress.
+    device: as of `Predictor`; say: gets a line of text on progress.
     Errors: InputError for a picture, method, block, head, query or label that is not there, and for files that exist unless `overwrite`;
     CheckpointError for weights that cannot be read.
     """

@@ -74,6 +74,7 @@ def export(
     "executorch". out: the file, ending in .onnx, .xml, .pt2 or .pte. dynamic: any height and width; False: images of `img_size` alone (by
     default the model's), which is faster. batch_size: exactly so many images at a time; None: any number. ExecuTorch's files are always
     fixed, by default to one image.
+    overwrite: replace the file; say: called with a sentence before each step.
     with_preprocessing: the file takes (B, height, width, channels) uint8 and gives probabilities. dtype: "float32", or "float16" and
     "bfloat16" where the format has them.
     Class names, mean and std, sizes, licence and origin go into the file; `Predictor` reads them there.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swinkit.kernels.ordinary import transforming
 from swinkit.model import Attend, window_attention
 
 
@@ -51,7 +52,7 @@ def _fused(qkv: Tensor, options: dict[str, Any]) -> Attend | None:
     if qkv.device.type == "cpu":
         from swinkit.kernels.cpu import attention
 
-        return attention.attend if attention.why_not(qkv, dropout_p) is None else None
+        return attention.attend if attention.why_not(qkv, dropout_p, options["window"], options["shift"]) is None else None
     if qkv.device.type == "cuda":
         from swinkit.kernels import gpu
 
@@ -61,12 +62,12 @@ def _fused(qkv: Tensor, options: dict[str, Any]) -> Attend | None:
 
 
 def _may_leave_pytorch(qkv: Tensor) -> bool:
-    """Whether an operation of ours may take part: not under torch.func, nor, on a CPU, where graphs are made for other machines."""
+    """Whether an operation of ours may take part: not in transformed functions, nor, on a CPU, where graphs are made for other machines."""
     if qkv.numel() == 0 or (torch.compiler.is_exporting() and qkv.device.type == "cpu"):
         return False
     if torch.compiler.is_compiling():
         return True
-    return torch._C._get_tracing_state() is None and torch._C._functorch.peek_interpreter_stack() is None
+    return not transforming()
 
 
 def _missing(device: str) -> str | None:

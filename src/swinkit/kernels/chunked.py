@@ -33,7 +33,7 @@ def attend(
     """
     batch, height, width, _, heads, _ = qkv.shape
     tokens, down, across = window[0] * window[1], -(-height // window[0]), -(-width // window[1])
-    rows = most_scores // (batch * across * heads * tokens * tokens)
+    rows = most_scores // max(batch * across * heads * tokens * tokens, 1)
     if rows >= down:
         return window_attention(
             qkv, bias, window=window, shift=shift, scale=scale, cosine=cosine, pad=pad, dropout_p=dropout_p

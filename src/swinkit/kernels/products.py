@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 PANEL = 32
 """Channels that a matrix kernel takes at a time."""
+PLAIN = (Tensor, nn.Parameter)
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool) -> Tensor:
     """x (..., I), weight (O, I), bias (O,) -> (..., O): F.linear of x or gelu(x), computed in `dtype`."""
-    if native(x, weight, dtype, gelu):
+    if native(x, weight, bias, dtype, gelu):
         from swinkit.kernels.cpu import linear
 
         return linear.forward(x.contiguous(), weight, bias, dtype, gelu)
@@ -25,7 +26,11 @@ def backward(
     grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, ...], like: torch.dtype
 ) -> Grads:
     """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; x may be missing where only its own is."""
-    if native(grad, weight, dtype, False):
+    if (
+        _takes_weight(weight, dtype)
+        and _takes_rows(grad, len(weight), dtype)
+        and (x is None or _takes_rows(x, weight.shape[1], dtype, gelu))
+    ):
         from swinkit.kernels.cpu import linear
 
         given = None if x is None else x.contiguous()
@@ -37,28 +42,43 @@ def backward(
 def _plain_backward(
     grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, ...], like: torch.dtype
 ) -> Grads:
-    rows, x_grad, weight_grad, bias_grad = grad.to(dtype).flatten(0, -2), None, None, None
+    rows, x_grad, weight_grad, bias_grad = grad.to(dtype).reshape(-1, len(weight)), None, None, None
     if wanted[0]:
-        x_grad = (rows @ weight.to(dtype)).view(*grad.shape[:-1], -1)
+        x_grad = (rows @ weight.to(dtype)).view(*grad.shape[:-1], weight.shape[1])
         if gelu and x is not None:
             x_grad = torch.ops.aten.gelu_backward(x_grad, x.to(dtype))
         x_grad = x_grad.to(like)
     if wanted[1] and x is not None:
         narrow = x.to(dtype)
-        weight_grad = (rows.t() @ (F.gelu(narrow) if gelu else narrow).flatten(0, -2)).to(weight.dtype)
+        weight_grad = (rows.t() @ (F.gelu(narrow) if gelu else narrow).reshape(-1, weight.shape[1])).to(weight.dtype)
     if wanted[2]:
         bias_grad = rows.sum(0, dtype=torch.promote_types(dtype, torch.float32)).to(weight.dtype)
     return x_grad, weight_grad, bias_grad
 
 
-def native(x: Tensor, weight: Tensor, dtype: torch.dtype, gelu: bool) -> bool:
+def native(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool) -> bool:
     """Whether the C++ library takes these. It takes others too, but is faster only in whole panels of channels."""
-    if x.device.type != "cpu" or weight.dtype != torch.float32 or not weight.is_contiguous() or x.numel() == 0:
+    if not _takes_weight(weight, dtype) or not _takes_rows(x, weight.shape[1], dtype, gelu):
+        return False
+    return bias is None or (_reads(bias) and bias.dtype == torch.float32 and bias.shape == weight.shape[:1] and bias.is_contiguous())
+
+
+def _reads(tensor: Tensor) -> bool:
+    """Whether there are numbers in memory behind a tensor: subclasses may be anything."""
+    return type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.layout == torch.strided
+
+
+def _takes_weight(weight: Tensor, dtype: torch.dtype) -> bool:
+    if not _reads(weight) or weight.dtype != torch.float32 or weight.ndim != 2 or not weight.is_contiguous():
         return False
     if any(side % PANEL for side in weight.shape):
-        return False
-    if x.dtype not in (dtype, torch.float32) or (gelu and x.dtype != dtype):
         return False
     from swinkit.kernels.cpu.calls import has
 
     return has(dtype)
+
+
+def _takes_rows(x: Tensor, channels: int, dtype: torch.dtype, gelu: bool = False) -> bool:
+    if not _reads(x) or x.numel() == 0 or x.shape[-1:] != (channels,):
+        return False
+    return x.dtype == dtype or (x.dtype == torch.float32 and not gelu)

@@ -7,25 +7,26 @@ that takes their output and would keep it: of a block's activations, about 40 % 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from swinkit.fields import require
 from swinkit.kernels import products
+from swinkit.kernels.ordinary import checkpointing, transforming
 from swinkit.model import Mlp
 
-MADE = "_swinkit_made"
-"""Attribute of an output that can be made again: the function, the tensors that it takes, and the versions of these and of the output."""
-MEMORY = ("full", "lean")
 Remake = tuple[Callable[..., Tensor] | None, Sequence[Tensor]]
 """A function, or None, and the tensors that it takes."""
+MADE: MutableMapping[Tensor, tuple[Callable[..., Tensor] | None, Sequence[Tensor], list[int]]] = WeakTensorKeyDictionary()
+"""Output that can be made again -> the function, the tensors that it takes, and the versions of the output and of these."""
+MEMORY = ("full", "lean")
 
 
 @contextmanager
@@ -56,26 +57,31 @@ class _Linears(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
         """Every function of PyTorch on a tensor comes through here."""
         kwargs = kwargs or {}
-        if func is F.linear and torch.is_grad_enabled() and not _compiling() and (self.lean or _native(*args, **kwargs)):
+        if func is F.linear and _recording(*args, **kwargs) and (self.lean or _native(*args, **kwargs)):
             return linear(*args, **kwargs)
         out = func(*args, **kwargs)
-        if self.lean and func is F.layer_norm and not _compiling():
+        if self.lean and func is F.layer_norm and _recording(*args, **kwargs):
             again, sources = _recipe(*args, **kwargs)
-            setattr(out, MADE, (again, sources, _versions(out, *sources)))
+            MADE[out] = again, sources, _versions(out, *sources)
         return out
 
 
-def _compiling() -> bool:
-    return "torch._dynamo" in sys.modules and torch.compiler.is_compiling()
+def _recording(input: Tensor, *_: Any, **__: Any) -> bool:
+    """Whether a backward pass follows whose operations are ours to choose. The meta device has none, and no autocast."""
+    if "torch._dynamo" in sys.modules and torch.compiler.is_compiling():
+        return False
+    return torch.is_grad_enabled() and input.device.type != "meta" and not transforming() and not checkpointing()
 
 
 def _dtype(input: Tensor) -> torch.dtype:
+    """What autocast makes of an input; it leaves float64 as it is."""
     device = input.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+    casts = torch.is_autocast_enabled(device) and input.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if casts else input.dtype
 
 
 def _native(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    return products.native(input, weight, _dtype(input), False)
+    return products.native(input, weight, bias, _dtype(input), False)
 
 
 def _versions(*tensors: Tensor) -> list[int]:
@@ -85,7 +91,7 @@ def _versions(*tensors: Tensor) -> list[int]:
 
 def _made(input: Tensor) -> Remake:
     """How an input was made, unless it or what it was made from has been written to since."""
-    again, sources, versions = getattr(input, MADE, (None, (), []))
+    again, sources, versions = MADE.get(input, (None, (), []))
     return (again, sources) if again is not None and _versions(input, *sources) == versions else (None, ())
 
 
@@ -106,21 +112,32 @@ def _recipe(
 def _lean_mlps(layers: list[Mlp]) -> Iterator[None]:
     try:
         for layer in layers:
-            layer.forward = partial(_mlp, layer)  # type: ignore[method-assign]
+            layer.__class__ = _LeanMlp
         yield
     finally:
         for layer in layers:
-            layer.__dict__.pop("forward", None)
+            layer.__class__ = Mlp
 
 
-def _mlp(layer: Mlp, x: Tensor) -> Tensor:
-    """`Mlp.forward`, with GELU as a part of the second linear layer."""
-    parts = (layer.fc2, layer.drop)
-    hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in parts)
-    dropping = layer.training and layer.drop.p > 0
-    if type(layer.fc2) is not nn.Linear or hooked or dropping or _compiling() or not torch.is_grad_enabled():
-        return Mlp.forward(layer, x)
-    return layer.drop(linear(layer.fc1(x), layer.fc2.weight, layer.fc2.bias, gelu=True))  # type: ignore[no-any-return]
+class _LeanMlp(Mlp):
+    """What a model's MLPs are in lean memory: GELU is a part of the second linear layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        if not _recording(x) or not self._is_usual():
+            return super().forward(x)
+        return self.drop(linear(self.fc1(x), self.fc2.weight, self.fc2.bias, gelu=True))  # type: ignore[no-any-return]
+
+    def _is_usual(self) -> bool:
+        """Whether nothing would be missed by going around `drop` and `fc2`."""
+        parts = (self.fc2, self.drop)
+        hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in parts)
+        dropping = self.training and self.drop.p > 0
+        return type(self.fc2) is nn.Linear and "forward" not in vars(self.fc2) and not hooked and not dropping
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies outlive the context, so they are usual ones."""
+        return object.__new__, (Mlp,), self.__dict__
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:

@@ -57,7 +57,7 @@ def serve(
     """Serve models over HTTP until SIGTERM (returns) or Ctrl-C (KeyboardInterrupt).
 
     models: what `Predictor` opens. names: what clients call them, one each; by default the names of their files or folders, and the first
-    is the default. device, amp: as of `Predictor`.
+    is the default. device, amp: as of `Predictor`; say: called with a sentence at each step.
     Errors: those of Predictor; ConfigError for names, settings and missing packages; ServeError for an address that cannot be listened
     on, or a model that does not compute.
     """

@@ -71,7 +71,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave, again. Errors: InputError where something is missing or of another kind."""
+        """What `to_dict` gave, `values`, again. Errors: InputError where something is missing or of another kind."""
         try:
             scores = cls(
                 count=int(values["count"]),

@@ -36,6 +36,7 @@ def train(
     output: the run folder (default: runs/<date>-<data>); resume: a run folder to go on with, as it was configured;
     nproc: how many processes to start on this machine; under torchrun, leave it out. batch_size is then that of each process;
     loggers: makers of a `Logger` (see train/events.py), or their names as "package.module:function";
+    command: how the run was called, for its records; console: where messages go (default: standard error);
     options: any field of `Recipe`, such as epochs=10 or lr=5e-4.
     Errors: DataError, ConfigError, UnknownNameError before anything is written; TrainingError if the loss is not finite or diverges, or
     the disk is full; KeyboardInterrupt after Ctrl-C, with a checkpoint saved.

@@ -11,16 +11,15 @@ from swinkit.config import Size
 from swinkit.errors import SwinkitError
 from swinkit.kernels.cpu import library
 from swinkit.kernels.cpu.calls import DTYPES, has, openmp, run
+from swinkit.kernels.cpu.calls import OBSTACLE as OBSTACLE
 from swinkit.kernels.forked import keep_one_thread_after_a_fork
 
 SIZES = "int[] window, int[] shift, bool cosine"
 """How the schemas below end; shift per axis, cosine for V2."""
-OBSTACLE = library.obstacle()
-"""Why there is no C++ library, found out once: torch.compile cannot look into folders."""
 NAME, BACKWARD = "swinkit::cpu_window_attention", "swinkit::cpu_window_attention_backward"
 
 torch.library.define(NAME, f"(Tensor qkv, Tensor bias, Tensor pad, Tensor scale, {SIZES}) -> (Tensor, Tensor)")
-_INPUTS = "Tensor grad, Tensor qkv, Tensor bias, Tensor pad, Tensor scale, Tensor out, Tensor lse"
+_INPUTS = "Tensor grad, Tensor qkv, Tensor bias, Tensor pad, Tensor scale, Tensor lse"
 torch.library.define(BACKWARD, f"({_INPUTS}, {SIZES}) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
@@ -40,14 +39,15 @@ def attend(
     qkv (B, H, W, 3, K, D) float32 or bfloat16, bias (K, N, N), scale a float or (K, 1, 1), pad (3, K, D) -> (B, H, W, K * D), in the dtype
     of qkv. Softmax and sums are float32. Gradients do not depend on the number of threads. `why_not` says what it does not take.
     """
-    heads = qkv.shape[4]
+    heads, tokens = qkv.shape[4], window[0] * window[1]
     factors = torch.as_tensor(scale, dtype=torch.float32, device=qkv.device).flatten().expand(heads)
     padding = torch.as_tensor(pad, dtype=torch.float32, device=qkv.device).expand(qkv.shape[3:])
-    inputs = (qkv.contiguous(), bias.float().contiguous(), padding.contiguous(), factors.contiguous())
+    position = bias.float().expand(heads, tokens, tokens)
+    inputs = (qkv.contiguous(), position.contiguous(), padding.contiguous(), factors.contiguous())
     return torch.ops.swinkit.cpu_window_attention(*inputs, list(window), list(shift), cosine)[0]  # type: ignore[no-any-return]
 
 
-def why_not(qkv: Tensor, dropout_p: float) -> str | None:
+def why_not(qkv: Tensor, dropout_p: float, window: Size = (1, 1), shift: Size = (0, 0)) -> str | None:
     """Why `attend` does not take this, in a sentence; None if it does."""
     if qkv.device.type != "cpu":
         return f"the C++ window attention runs on a CPU, not on {qkv.device.type}"
@@ -55,6 +55,8 @@ def why_not(qkv: Tensor, dropout_p: float) -> str | None:
         return f"the C++ window attention computes in float32 and bfloat16, not in {qkv.dtype}"
     if dropout_p > 0:
         return "the C++ window attention has no dropout"
+    if not all(0 <= moved < side for moved, side in zip(shift, window, strict=True)):
+        return f"the C++ window attention moves windows by less than their sides, {window}, not by {shift}"
     return OBSTACLE
 
 
@@ -77,6 +79,7 @@ def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size
     if not has(qkv.dtype):  # bfloat16 on a machine without its instructions
         out, lse = _forward(qkv.float(), bias, pad, scale, window, shift, cosine)
         return out.to(qkv.dtype), lse
+    qkv, bias, pad, scale = (tensor.contiguous() for tensor in (qkv, bias, pad, scale))
     out, lse = _outputs(qkv)
     job = _job(qkv, {"bias": bias, "pad": pad, "scale": scale, "out": out, "lse": lse}, window, shift, cosine)
     run(library.load().swk_attention_forward, qkv.dtype, job)
@@ -89,13 +92,15 @@ def _(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift
 
 
 def _backward(
-    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, out: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not has(qkv.dtype):
-        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, out.float(), lse, window, shift, cosine)
+        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, lse, window, shift, cosine)
         return wide[0].to(qkv.dtype), *wide[1:]
-    given = {"bias": bias, "pad": pad, "scale": scale, "out": out, "lse": lse, "out_grad": grad}
-    grads = tuple(torch.empty_like(tensor) for tensor in (qkv, bias, pad, scale))
+    names = ("out_grad", "qkv", "bias", "pad", "scale", "lse")
+    given = {name: tensor.contiguous() for name, tensor in zip(names, (grad, qkv, bias, pad, scale, lse), strict=True)}
+    qkv = given.pop("qkv")
+    grads = tuple(torch.empty_like(tensor) for tensor in (qkv, given["bias"], given["pad"], given["scale"]))
     made = dict(zip(("qkv_grad", "bias_grad", "pad_grad", "scale_grad"), grads, strict=True))
     run(library.load().swk_attention_backward, qkv.dtype, _job(qkv, {**given, **made}, window, shift, cosine))
     return grads  # type: ignore[return-value]
@@ -103,14 +108,14 @@ def _backward(
 
 @torch.library.register_fake(BACKWARD)  # type: ignore[untyped-decorator]
 def _(
-    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, out: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.empty_like(qkv), torch.empty_like(bias), torch.empty_like(pad), torch.empty_like(scale)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.window, ctx.shift, ctx.cosine = inputs
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
     ctx.mark_non_differentiable(output[1])
 
 

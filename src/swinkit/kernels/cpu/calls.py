@@ -13,11 +13,13 @@ from swinkit.errors import SwinkitError
 from swinkit.kernels.cpu import library
 
 DTYPES = {torch.float32: library.FLOAT32, torch.bfloat16: library.BFLOAT16}
+OBSTACLE = library.obstacle()
+"""Why there is no C++ library, found out once: torch.compile cannot look into folders, and each layer of each step asks."""
 
 
 def has(dtype: torch.dtype) -> bool:
     """Whether the library trains in this dtype on this machine."""
-    return dtype in DTYPES and library.obstacle() is None and library.has(library.chosen_isa(), DTYPES[dtype])
+    return dtype in DTYPES and OBSTACLE is None and library.has(library.chosen_isa(), DTYPES[dtype])
 
 
 @cache

@@ -19,7 +19,7 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
-VERSION = 3
+VERSION = 4
 """SWK_VERSION of the interface that is described here."""
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1

@@ -31,7 +31,7 @@ template <class T> struct MapScratch {
 
     T *grad;                  // [panels][tokens + 1][32]: of the output
     T *value_keys;            // [panel of keys][depth][32]: v, as columns
-    float *delta, *lse;       // [tokens]
+    float *lse;               // [tokens]
     float *weight_grads;      // [panel of keys][chunk][32]
     T *score_grads;           // [panel of keys][chunk][32]
     T *score_pairs, *weight_pairs, *q_pairs, *grad_pairs;
@@ -46,7 +46,6 @@ template <class T> void lay_out_gradients(swk::Arena &arena, const Attention &a,
     const size_t all = a.panels * s.panel, keys = a.shape.keys;
     s.grad = arena.take<T>(all);
     s.value_keys = arena.take<T>(a.panels * keys * PANEL);
-    s.delta = arena.take<float>(a.shape.tokens);
     s.lse = arena.take<float>(a.shape.tokens);
     s.weight_grads = arena.take<float>(keys * room);
     s.score_grads = arena.take<T>(keys * room);
@@ -122,8 +121,7 @@ template <class T> INLINE void fetch_head(const Attention &a, int head, bool bac
             fetch((const T *)a.job.qkv + at, a.job.dim, false);
             if (backward) fetch((const T *)a.job.qkv_grad + at, a.job.dim, true);
         }
-        fetch((const T *)a.job.out + out, a.job.dim, !backward);
-        if (backward) fetch((const T *)a.job.out_grad + out, a.job.dim, false);
+        fetch((const T *)(backward ? a.job.out_grad : a.job.out) + out, a.job.dim, !backward);
     }
 }
 

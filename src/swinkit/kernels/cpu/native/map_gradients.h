@@ -1,30 +1,45 @@
 // The backward pass of map_attention.h.
 //
-//     P = softmax(S)    dP = dO V^T    dS = P * (dP - rowsum(dO * O))    dQ = scale dS K    dK = scale dS^T Q    dV = P^T dO
+//     P = softmax(S)    dP = dO V^T    dS = P * (dP - rowsum(P * dP))    dQ = scale dS K    dK = scale dS^T Q    dV = P^T dO
 #pragma once
 #include "map_attention.h"
 
 namespace {
 
-template <class T> INLINE float dot(const T *a, const T *b, int dim) {
+INLINE float dot(const float *a, const float *b, int panels) {
     Vec total = set1(0.f);
-    float rest = 0;
-    int d = 0;
-    for (; d + LANES <= dim; d += LANES) total = fma(load(a + d), load(b + d), total);
-    for (; d < dim; d++) rest += to_float(a[d]) * to_float(b[d]);
-    return sum(total) + rest;
+    for (int d = 0; d < panels * PANEL; d += LANES) total = fma(load(a + d), load(b + d), total);
+    return sum(total);
 }
 
-// The gradient of the output for each query, and what the softmax's backward pass subtracts.
+// The gradient of the output for each query, and the sums of the softmax.
 template <class T> INLINE void take_output(const Attention &a, int head, MapScratch<T> &s) {
     for (int r = 0; r < s.rows; r++) {
         const long at = s.token[s.place[r]] * a.job.heads + head;
-        const T *grad = (const T *)a.job.out_grad + at * a.job.dim;
-        widen(grad, a.job.dim, a.panels, s.line);
+        widen((const T *)a.job.out_grad + at * a.job.dim, a.job.dim, a.panels, s.line);
         spread(s.line, a.panels, s.grad + r * PANEL, s.panel);
-        s.delta[r] = dot(grad, (const T *)a.job.out + at * a.job.dim, a.job.dim);
         s.lse[r] = a.job.lse[at];
     }
+}
+
+// One row of scores becomes its weights, in place; returns the sum of their products with their gradients.
+template <class T> INLINE float to_weights(float *scores, const float *grads, long stride, int keys, const float *bias, const float *mask, Vec lse) {
+    Vec total[COLS];
+#pragma GCC unroll 4
+    for (int c = 0; c < COLS; c++) total[c] = set1(0.f);
+    for (int key = 0; key < keys; key += COLS * LANES) {
+        const long at = key / PANEL * stride + key % PANEL;
+#pragma GCC unroll 4
+        for (int c = 0; c < COLS; c++) {
+            Vec x = load(scores + at + c * LANES) + load(bias + key + c * LANES);
+            if (mask) x += load(mask + key + c * LANES);
+            const Vec weight = exp2<T>(x - lse);
+            total[c] = fma(weight, load(grads + at + c * LANES), total[c]);
+            store(scores + at + c * LANES, weight);
+        }
+    }
+    for (int c = 1; c < COLS; c++) total[0] += total[c];
+    return sum(total[0]);
 }
 
 // From scores and gradients of weights to weights and gradients of scores, which are those of the bias as well.
@@ -34,20 +49,18 @@ template <class T> INLINE void to_score_gradients(const Attention &a, int head, 
         const int token = tables.place ? tables.place[r] : r;
         const float *bias = tables.bias + token * tables.stride;
         const float *mask = tables.side ? tables.masks + tables.side[token] * tables.stride : nullptr;
-        float *sum = bias_grad + ((long)head * a.shape.tokens + s.place[row + r]) * a.shape.keys;
-        const Vec lse = set1(s.lse[row + r]), delta = set1(s.delta[row + r]);
+        float *sums = bias_grad + ((long)head * a.shape.tokens + s.place[row + r]) * a.shape.keys;
+        const Vec delta = set1(to_weights<T>(s.scores + r * PANEL, s.weight_grads + r * PANEL, s.stride, a.shape.keys, bias, mask, set1(s.lse[row + r])));
         for (int key = 0; key < a.shape.keys; key += COLS * LANES) {
             const long at = key / PANEL * s.stride + r * PANEL + key % PANEL;
             Vec weight[COLS], grad[COLS];
 #pragma GCC unroll 4
             for (int c = 0; c < COLS; c++) {
-                Vec x = load(s.scores + at + c * LANES) + load(bias + key + c * LANES);
-                if (mask) x += load(mask + key + c * LANES);
-                weight[c] = exp2<T>(x - lse);
+                weight[c] = load(s.scores + at + c * LANES);
                 grad[c] = weight[c] * (load(s.weight_grads + at + c * LANES) - delta);
-                store(sum + key + c * LANES, load(sum + key + c * LANES) + grad[c]);
+                store(sums + key + c * LANES, load(sums + key + c * LANES) + grad[c]);
             }
-            put(s.weights + at, weight);
+            if (sizeof(T) != sizeof(float)) put(s.weights + at, weight);  // otherwise they are the scores, in place
             put(s.score_grads + at, grad);
         }
     }
@@ -61,7 +74,7 @@ template <class T> INLINE void finish_query(const Attention &a, int head, int ro
     float inverse = 1;
     if (a.job.cosine || grads.scale) widen((const T *)a.job.qkv + at, dim, panels, s.unit);
     if (a.job.cosine) inverse = to_unit(s.unit, panels);
-    if (grads.scale) grads.scale[head] += dot(s.unit, s.line, panels * PANEL);
+    if (grads.scale) grads.scale[head] += dot(s.unit, s.line, panels);
     for (int d = 0; d < panels * PANEL; d += LANES) store(s.line + d, load(s.line + d) * set1(a.job.scale[head]));
     if (a.job.cosine) from_unit(s.unit, inverse, panels, s.line);
     narrow(s.line, dim, (T *)a.job.qkv_grad + at);

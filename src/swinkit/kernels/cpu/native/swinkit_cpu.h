@@ -54,8 +54,8 @@ typedef struct {
     const float *bias;   // (K, N, N)
     const float *pad;    // (3, K, D): q, k and v of padding
     const float *scale;  // (K)
-    void *out;           // (B, H, W, K, D): written by the forward pass, read by the backward pass
-    float *lse;          // (B, H, W, K): the same; null if no backward pass follows
+    void *out;           // (B, H, W, K, D); not looked at by the backward pass
+    float *lse;          // (B, H, W, K): written by the forward pass, read by the backward pass; null if none follows
     const void *out_grad;
     void *qkv_grad;
     float *bias_grad, *pad_grad, *scale_grad;
@@ -85,7 +85,7 @@ typedef struct {
 } swk_linear;
 
 // Changes with this file, so that Python does not call a library of another.
-#define SWK_VERSION 3
+#define SWK_VERSION 4
 SWK_API int swk_version(void);
 
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
