@@ -122,11 +122,23 @@ def test_states_and_headers(client):
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
     assert "access-control-allow-origin" not in client.get("/models", headers={"Origin": "http://evil.example"}).headers
-    if "nonce" in policy:
-        nonce = re.search(r"script-src 'nonce-([^']+)'", policy)[1]
-        assert f'nonce="{nonce}"' in answer.text
-        assert "{{nonce}}" not in answer.text
-        assert nonce not in client.get("/").text
+    nonce = re.search(r"script-src 'nonce-([^']+)'", policy)[1]
+    assert f'nonce="{nonce}"' in answer.text
+    assert "{{nonce}}" not in answer.text
+    assert nonce not in client.get("/").text
+
+
+def test_the_documentation_loads_nothing_and_lists_every_route(client):
+    answer = client.get("/docs")
+    document = client.get("/openapi.json").json()
+    assert all(f"{method.upper()} {path}<" in answer.text for path, methods in document["paths"].items() for method in methods)
+    assert "A name from GET /models" in answer.text
+    assert {"&quot;file&quot;", "&quot;base64&quot;", "application/octet-stream"} <= set(
+        re.findall(r"&quot;\w+&quot;|application/[\w-]+", answer.text)
+    )
+    assert "http" not in answer.text
+    assert re.findall(r'(?:src|href)="([^"]*)"', answer.text) == ["/openapi.json"]
+    assert re.search(r'nonce="([^"]+)"', answer.text)[1] in answer.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize(

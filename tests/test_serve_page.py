@@ -1,6 +1,7 @@
 """The page in a real browser, against a server that says what a test wants."""
 
 import io
+import random
 import re
 import shutil
 from contextlib import contextmanager
@@ -27,9 +28,10 @@ REFUSED = re.compile(r"Failed to load resource: the server responded with a stat
 BUSY = (503, "The queue is full.", {"Retry-After": "1"})
 
 
-def png(colour=(200, 50, 40), size=(60, 40)):
+def png(size=(60, 40), pixels=b""):
     content = io.BytesIO()
-    Image.new("RGB", size, colour).save(content, "PNG")
+    image = Image.frombytes("RGB", size, pixels) if pixels else Image.new("RGB", size, (200, 50, 40))
+    image.save(content, "PNG")
     return content.getvalue()
 
 
@@ -346,17 +348,18 @@ def test_dark_is_dark_and_motion_can_be_switched_off(opened):
 
 @browser_only
 def test_the_real_server_serves_it(tab):
+    noise = png(pixels=random.Random(0).randbytes(60 * 40 * 3))
     colours = serving.Told()
-    app = create_app({"first": colours, HOSTILE: serving.Told()}, settings=Settings(access_log=False, decoders=1, token="let-me-in"))
+    app = create_app({"by-colour": colours, HOSTILE: serving.Told()}, settings=Settings(access_log=False, decoders=1, token="let-me-in"))
     with Running(app) as address, tab.at(address) as page:
         page.wait_for_function("() => document.activeElement.id === 'token'")
-        assert "first" not in page.content()
+        assert "by-colour" not in page.content()
         page.keyboard.type("let-me-in")
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.title === 'first'")
+        page.wait_for_function("() => document.title === 'by-colour'")
         assert page.inner_text("#lead").startswith("Give it a picture, and it says which of 5 classes it is.")
         assert page.text_content("#words") == "ant · bee · cat · dog · elk"
-        give(page, upload("red.png"), upload("notes.txt", b"hello", "text/plain"), upload("cut.png", png()[:40]))
+        give(page, upload("red.png"), upload("notes.txt", b"hello", "text/plain"), upload("cut.png", noise[: len(noise) // 2]))
         done(page)
         page.wait_for_function("() => document.querySelectorAll('.failed').length === 2")
         assert page.inner_text(".guesses li:first-child bdi") == "elk"

@@ -1,7 +1,9 @@
 """The server as a Ray Serve deployment: two replicas on this machine give what Predictor gives."""
 
 import json
+import os
 import secrets
+import signal
 import socket
 import urllib.request
 import warnings
@@ -10,6 +12,7 @@ from urllib.error import HTTPError
 import pytest
 
 import swinkit
+from swinkit.cli import run
 from swinkit.errors import ConfigError, ServeError, SwinkitError
 from swinkit.serve import Settings
 
@@ -45,8 +48,8 @@ def serving(trained, port):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=100 * 2**20)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        handle = serve.run(deployment(trained.run, names=["colours"], replicas=2, settings=SETTINGS, cpus=0.5), route_prefix="/")
-        yield f"http://127.0.0.1:{port}", handle
+        handle = serve.run(deployment(trained.run, names=["colours"], replicas=2, settings=SETTINGS, cpus=0.5), route_prefix="/two")
+        yield f"http://127.0.0.1:{port}/two", handle
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -88,6 +91,22 @@ def test_two_replicas_answer_and_batches_keep_their_order(address, trained, pict
     assert [result["label"] for result in results[1:]] == [prediction.label for prediction in predictor(files)]
 
 
+def test_the_command_serves_until_sigterm_and_leaves_a_cluster_that_it_found(address, trained, pictures):
+    root = address[0].removesuffix("/two")
+    said = []
+
+    def say(line):
+        said.append(line)
+        if line.startswith("ready"):
+            said.append(ask(root, "/predict", next((pictures / "test").rglob("*.png")).read_bytes())[0])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with_ray.run([trained.run], Settings(port=int(root.rpartition(":")[2]), access_log=False), say, max_replicas=2)
+    assert said == ["colours: 3 classes", f"ready on {root}, 1 processors a replica", 200]
+    assert ask(root, "/predict", b"")[0] == 404
+    assert ask(address[0], "/models")[0] == 200
+
+
 def test_a_handle_opens_no_files(address, pictures):
     path = str(next((pictures / "test").rglob("*.png")))
     assert "expected the bytes" in address[1].predict.remote(path).result(timeout_s=60)["error"]
@@ -113,19 +132,24 @@ def test_a_wrong_model_is_told_before_ray_starts(tmp_path):
         with_ray.run([tmp_path / "nowhere"], Settings(port=_free_port()), print)
 
 
-def test_an_address_that_cannot_be_is_told_before_ray_starts(trained):
+def test_an_address_that_cannot_be_is_told_before_ray_starts():
     with pytest.raises(ConfigError, match="port is 0"):
-        with_ray.run([trained.run], Settings(port=0), print)
+        with_ray.run(["anything"], Settings(port=0), print)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ServeError, match="in use"):
-            with_ray.run([trained.run], Settings(port=taken.getsockname()[1]), print)
+            with_ray._check_address(Settings(port=taken.getsockname()[1]), print, alone=True)
 
 
 def test_processors_are_shared():
     assert with_ray._share(8.0, 2, None) == 4
     assert with_ray._share(8.0, 2, 5) == 1
     assert with_ray._share(2.0, 1, 4) == 1
-    with pytest.raises(ConfigError, match="2 processors for 3 replicas"):
+    with pytest.raises(ConfigError, match="2 free processors for 3 replicas"):
         with_ray._share(2.0, 3, None)
+
+
+def test_replicas_are_rays(trained, capsys):
+    assert run(["serve", str(trained.run), "--replicas", "2"]) == 1
+    assert "add --ray" in capsys.readouterr().err

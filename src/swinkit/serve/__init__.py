@@ -9,7 +9,7 @@ Routes
                                         application/octet-stream), or JSON {"images": ["<base64>", ...]}.
     POST /embed?model=NAME              the same images -> pooled features, as `swinkit embed` gives them; not from exported files (501)
     POST /explain?model=NAME&label=     one image -> a PNG of what speaks for a class; not from exported files (501)
-    GET  /models /health /ready /metrics /openapi.json, and the page at /
+    GET  /models /health /ready /metrics /openapi.json /docs, and the page at /
 
 Every answer that is no result is {"error": {"code", "message", "request_id"}}: 400 no image, 401 token, 404 model, label or route,
 405 method, 408 slow body, 413 too many bytes, pixels or images, 415 type of body, 422 parameters, 500 the server, 501 cannot do

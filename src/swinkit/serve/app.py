@@ -33,7 +33,7 @@ def create_app(predictors: Mapping[str, Predictor], *, settings: Settings | None
     if not predictors:
         raise ConfigError("There is no model to serve; give at least one.")
     settings = settings or Settings()
-    # FastAPI's pages of documentation load scripts from elsewhere; /openapi.json is all that they would show.
+    # FastAPI's own pages of documentation load scripts from elsewhere; `reference` is ours.
     app = FastAPI(title="swinkit", version=swinkit.__version__, description=ABOUT, docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.service = Service(predictors, settings)
     guard = [Depends(routes.check_token)] if settings.token else []

@@ -82,7 +82,7 @@ class Envelope:
         route = getattr(scope.get("route"), "path", "other")
         self.service.metrics.answered(route, status, seconds)
         if self.service.settings.access_log:
-            client = (scope.get("client") or ("-",))[0]
+            client = printable(str((scope.get("client") or ("-",))[0]))[:45]  # a proxy may have given it
             what = f"{scope['method']} {printable(scope['path'])[:80]} {status} {1000 * seconds:.1f} ms"
             images = f" {note.images} image{'s' * (note.images != 1)}" if note.images else ""
             print(f"{client} {what}{images} {note.request_id}", file=sys.stderr, flush=True)

@@ -175,40 +175,52 @@ def run(
     """
     ray, serve = need("ray", "ray", "swinkit serve --ray"), need("ray.serve", "ray", "swinkit serve --ray")
     _check(replicas, max_replicas, 1)
-    _check_address(settings, say)
+    joined = ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+    _check_address(settings, say, alone=not joined)
     _try_models(models, names, device, amp, say)
-    started = not ray.is_initialized()
-    if started:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-    try:
-        with _stopping() as stop:
-            cpus = _share(ray.cluster_resources().get("CPU", 0), replicas, max_replicas)
-            application = deployment(
-                *models, names=names, replicas=replicas, max_replicas=max_replicas, settings=settings, device=device, amp=amp, cpus=cpus
-            )
-            serve.start(http_options={"host": settings.host, "port": settings.port})
-            try:
-                serve.run(application, name=APPLICATION, route_prefix="/")
-            except RuntimeError as error:
-                raise ServeError(f"The replicas did not start; Ray's log says why ({error}).") from None
+    with _cluster(ray, serve, joined), _stopping() as stop:
+        cpus = _share(ray.available_resources().get("CPU", 0), replicas, max_replicas)
+        application = deployment(
+            *models, names=names, replicas=replicas, max_replicas=max_replicas, settings=settings, device=device, amp=amp, cpus=cpus
+        )
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/")
             say(f"ready on http://{settings.host}:{settings.port}, {cpus} processors a replica")
             stop.wait()
-    finally:
-        if started:
-            serve.shutdown()
-            ray.shutdown()
-        else:
+        except RuntimeError as error:
+            raise ServeError(f"The replicas did not start; Ray's log says why ({error}).") from None
+        finally:
             serve.delete(APPLICATION)
 
 
-def _check_address(settings: Settings, say: Callable[[str], None]) -> None:
-    """Errors: ConfigError, ServeError for an address that Ray's proxy could not listen on, which would only stand in its log."""
+@contextlib.contextmanager
+def _cluster(ray: Any, serve: Any, joined: bool) -> Iterator[None]:
+    """Ray, joined or started here. In a cluster of others nothing but the own application may be ended."""
+    connected = not ray.is_initialized()
+    if connected:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(log_to_driver=False, logging_level="error", **({} if joined else {"include_dashboard": False}))
+    try:
+        yield
+    finally:
+        if not joined:
+            serve.shutdown()
+        if connected:
+            ray.shutdown()
+
+
+def _check_address(settings: Settings, say: Callable[[str], None], alone: bool) -> None:
+    """Errors: ConfigError, ServeError for an address that Ray's proxy could not listen on, which would only stand in its log.
+
+    alone: Ray does not run yet, so that nobody may be there; of a cluster the proxies may be there already.
+    """
     from swinkit.serve.starting import bind
 
     if settings.port == 0:
         raise ConfigError("The port is 0, any free one; Ray's proxies all listen on the same, so name it: --port 8000.")
-    bind(settings).close()
+    if alone:
+        bind(settings).close()
     if settings.host not in ("127.0.0.1", "localhost", "::1") and settings.token is None:
         say(f"WARNING: {settings.host} may be reached from other machines, and no token is asked for; give --token-file.")
 
@@ -227,7 +239,9 @@ def _try_models(
 def _share(cpus: float, replicas: int, max_replicas: int | None) -> int:
     """Processors of a replica. Errors: ConfigError if there is not one for each, for then Ray would wait for more machines."""
     if cpus < replicas:
-        raise ConfigError(f"Ray has {cpus:g} processors for {replicas} replicas; ask for fewer, or join a larger cluster (RAY_ADDRESS).")
+        raise ConfigError(
+            f"Ray has {cpus:g} free processors for {replicas} replicas; ask for fewer, or join a larger cluster (RAY_ADDRESS)."
+        )
     return max(1, int(cpus) // (max_replicas or replicas))
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hmac
-import importlib
-import importlib.util
 import secrets
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from swinkit.serve import schemas, work
 from swinkit.serve.models import Served
+from swinkit.serve.page import page as html_of
 from swinkit.serve.problems import REASONS, ApiError
+from swinkit.serve.reference import reference
 from swinkit.serve.schemas import Base64Images, Failed, Models, Predictions, Status, Vectors
 from swinkit.serve.service import Service
 from swinkit.tasks.text import printable
@@ -23,7 +23,6 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PAGE = "swinkit.serve.page"
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "application/octet-stream")
 QUERY = {"/predict": {"model", "top_k"}, "/embed": {"model"}, "/explain": {"model", "label"}}
 """What each route's query may hold: a parameter that is misspelt and ignored would be worse than none."""
@@ -171,12 +170,20 @@ async def ready(service: ServiceOf) -> Any:
 @free.get("/", include_in_schema=False)
 async def page(service: ServiceOf) -> Response:
     """The page. Where there is a token, it tells nothing of the models before it was given."""
-    if importlib.util.find_spec(PAGE) is None:
-        return PlainTextResponse("swinkit serve: POST images to /predict; /openapi.json describes it.\n")
     facts = [] if service.settings.token else [model.facts() for model in service.models.values()]
     nonce = secrets.token_urlsafe(16)
-    html = importlib.import_module(PAGE).page(facts).replace("{{nonce}}", nonce)
-    return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY.format(nonce=nonce)})
+    return _html(html_of(facts).replace("{{nonce}}", nonce), nonce)
+
+
+@free.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """What /openapi.json says, for people."""
+    nonce = secrets.token_urlsafe(16)
+    return _html(reference(request.app.openapi(), nonce), nonce)
+
+
+def _html(text: str, nonce: str) -> Response:
+    return HTMLResponse(text, headers={"Content-Security-Policy": PAGE_POLICY.format(nonce=nonce)})
 
 
 def _images(service: Service, model: Served, call: Any) -> work.Work:

@@ -209,7 +209,7 @@ function enter(picture, state) {
   picture.state = state;
   picture.card.setAttribute("aria-busy", String(pending(picture)));
   picture.body.replaceChildren(...{ waiting: atWork, running: atWork, done: answered, failed, stopped }[state](picture));
-  if (state !== "done") { picture.image.src = picture.address; picture.image.alt = ""; }
+  if (picture.image.alt) showPicture(picture); // an overlay of the answer before
   if (focused) picture.card.querySelector(".away").focus();
   showProgress();
 }
@@ -267,7 +267,7 @@ function overlayControls(picture, guesses) {
   const toggle = button("", "Show attention", () => (which.hidden ? show() : hide()), `Show attention on ${picture.name}`);
   toggle.setAttribute("aria-pressed", "false");
   const turned = (on) => { which.hidden = !on; toggle.setAttribute("aria-pressed", String(on)); toggle.firstChild.data = on ? "Show picture" : "Show attention"; };
-  const hide = () => { turned(false); says.hidden = true; picture.image.src = picture.address; picture.image.alt = ""; };
+  const hide = () => { turned(false); says.hidden = true; showPicture(picture); };
   const show = async () => {
     const label = which.value, answer = picture.answer;
     turned(true);
@@ -294,6 +294,8 @@ function overlayControls(picture, guesses) {
   which.addEventListener("change", show);
   return make("div", "look", toggle, which, says);
 }
+
+function showPicture(picture) { Object.assign(picture.image, { src: picture.address, alt: "" }); }
 
 async function overlay(picture, label) {
   const response = await call("explain", { query: { model: picture.answer.model.name, label }, file: picture.file, signal: picture.turn.signal });
