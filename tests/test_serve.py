@@ -1,5 +1,6 @@
 """The routes, over a real server: Predictor's numbers, and every answer that is none."""
 
+import asyncio
 import base64
 import re
 import socket
@@ -16,6 +17,7 @@ import swinkit
 from serving import LABELS, Told, forms, in_threads, picture, problem, running, small_predictor, wait_for
 from swinkit.errors import ConfigError
 from swinkit.serve import Settings
+from swinkit.serve.service import Service
 
 PNG = {"Content-Type": "image/png"}
 CUT = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf a file\r\n--b'
@@ -137,7 +139,7 @@ def test_the_documentation_loads_nothing_and_lists_every_route(client):
         re.findall(r"&quot;\w+&quot;|application/[\w-]+", answer.text)
     )
     assert "http" not in answer.text
-    assert re.findall(r'(?:src|href)="([^"]*)"', answer.text) == ["/openapi.json"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', answer.text) == ["openapi.json"]
     assert re.search(r'nonce="([^"]+)"', answer.text)[1] in answer.headers["content-security-policy"]
 
 
@@ -345,6 +347,27 @@ def test_a_model_that_cannot_warm_up_ends_the_server():
         wait_for(lambda: server.service.stopped)
         with pytest.raises(ServeError, match="warm-up"):
             server.check_end()
+
+
+@pytest.mark.parametrize("queue", [1, 3])
+def test_requests_during_the_warm_up_do_no_harm(queue):
+    """They fill the queue, and the warm-up goes without a place."""
+    told = Told(shut=True)
+    service = Service({"m": told}, Settings(queue=queue, max_batch=4, decoders=1))
+    batcher = service.models["m"].batcher
+    with batcher.places(queue):
+        asyncio.run(service.warm_up())
+    assert service.ready
+    assert service.problem is None
+    service.close()
+
+
+def test_stopping_during_the_warm_up_is_no_problem():
+    service = Service({"m": Told()}, Settings(decoders=1))
+    service.close()
+    asyncio.run(service.warm_up())
+    assert service.problem is None
+    assert not service.ready
 
 
 def test_warming_up_is_not_ready():

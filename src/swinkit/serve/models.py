@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from swinkit.predict import Predictor
 from swinkit.runtimes.artefacts import is_artefact
-from swinkit.serve.batching import Batcher
+from swinkit.serve.batching import Batcher, QueueFullError
 from swinkit.serve.metrics import Metrics
 from swinkit.serve.settings import Settings
 from swinkit.tasks.classify import Prediction, top_k
@@ -39,6 +40,7 @@ class Served:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             capacity=settings.queue,
+            patience=0.8 * settings.timeout_s,  # what would be answered too late is better refused at once
             seen=seen,
         )
 
@@ -73,13 +75,12 @@ class Served:
             "embeds": self.embeds,
         }
 
-    def warm_up(self) -> Any:
-        """Queue the smallest and the largest batch; gives the future of the latter."""
+    def warm_up(self, count: int) -> Future[list[Any]] | None:
+        """Queue a batch of blank images; None where there is no room, since then requests warm the model up."""
         blank = torch.zeros(len(self.predictor.preprocess.mean), *self.predictor.preprocess.size)
-        for count in (1, min(self.batcher.max_batch, self.batcher.capacity - 1) or 1):
-            with self.batcher.places(count) as places:
-                ticket = places.submit(_Alone(self.logits), [blank] * count)
-        return ticket.future
+        with suppress(QueueFullError), self.batcher.places(count) as places:
+            return places.submit(_Alone(self.logits), [blank] * count).future
+        return None
 
     def _model(self) -> Any:
         """The plain model in PyTorch, loaded when it is first looked into."""
