@@ -47,6 +47,11 @@ def resident(key):
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
+def config_of(folder):
+    """The architecture, without a second set of weights in memory."""
+    return swinkit.SwinConfig.from_dict(json.loads(Path(folder, "native", "config.json").read_text())["config"])
+
+
 def build(runtime, folder):
     """The model in training mode, without dropout of any kind, and the context of its forward pass."""
     if runtime == "timm":
@@ -72,7 +77,7 @@ def torchvision_model(folder):
     """torchvision's of the same sizes."""
     from torchvision.models import swin_transformer as theirs
 
-    config = swinkit.from_pretrained(f"{folder}/native").config
+    config = config_of(folder)
     block, merge = (
         (theirs.SwinTransformerBlock, theirs.PatchMerging)
         if config.version == 1
@@ -94,7 +99,7 @@ def work(runtime, folder, dtype, batch, threads):
             import_module(module)
     base = resident("VmRSS")
     model, context = build(runtime, folder)
-    size = swinkit.from_pretrained(f"{folder}/native").config.img_size
+    size = config_of(folder).img_size
     torch.manual_seed(0)
     images, labels = torch.randn(batch, 3, size, size), torch.randint(1000, (batch,))
 

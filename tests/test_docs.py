@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from swinkit.cli import app
+from swinkit.cli import app, run
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCS = ROOT / "docs"
+WRITTEN = [page for page in DOCS.rglob("*.md") if not page.relative_to(DOCS).parts[0].startswith("_")]
+PAGES = sorted([*ROOT.glob("*.md"), *WRITTEN])
+EXECUTED = ("faq.md", "quickstart.md")
+"""Pages whose commands are executed, too."""
 NAMES = {"ids": lambda path: str(path.relative_to(ROOT))}
 
 
@@ -18,17 +22,37 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], **NAMES)
-def test_python_blocks_run(page, trained, pictures, tmp_path, monkeypatch):
-    """In order, in one namespace, in a folder that holds `runs/my-run` and `photo.jpg`."""
+@pytest.fixture
+def place(trained, pictures, tmp_path, monkeypatch):
+    """A folder that holds `runs/my-run`, `photo.jpg` and `DIR`, pictures in a folder per class."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "my-run").symlink_to(trained.run)
+    (tmp_path / "DIR").symlink_to(pictures)
     (tmp_path / "photo.jpg").write_bytes((pictures / "test" / "red" / "000.png").read_bytes())
     monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page.name not in EXECUTED], **NAMES)
+def test_python_blocks_run(page, place):
+    """In order, in one namespace."""
     namespace = {"__name__": "docs"}
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), namespace)
-    torch.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in EXECUTED], **NAMES)
+def test_whole_pages_run(page, place, capsys):
+    """Commands and Python alike, in the order in which they are read; a run that is there already is not trained again."""
+    namespace = {"__name__": "docs"}
+    for language, block in re.findall(r"^```(python|sh)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        if language == "python":
+            exec(compile(block, str(page), "exec"), namespace)
+            continue
+        for line in block.splitlines():
+            if line.startswith("swinkit ") and not line.startswith("swinkit train --output runs/my-run"):
+                assert run(shlex.split(line.split(" #")[0])[1:]) == 0, f"{line}: {capsys.readouterr().err}"
 
 
 def commands(page):

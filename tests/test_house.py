@@ -25,6 +25,7 @@ ORDER = (
     {"predict", "environment", "export"},
     {"console"},
     {"evaluate", "embed", "doctor"},
+    {"explain"},
     {"report"},
     {"train"},
     {"bench"},
@@ -106,6 +107,11 @@ def run(code):
             ("torchvision", "torchmetrics", "matplotlib", "timm", "huggingface_hub"),
         ),
         ("import swinkit; swinkit.prepare(swinkit.create_model('swin_pico_patch2_window7_28'))", ("torch._dynamo",)),
+        (
+            "from swinkit.cli import run; run(['explain', '--help']); run(['explain', 'mechanism', '--help'])",
+            ("torch", "matplotlib", "numpy"),
+        ),
+        ("import swinkit; swinkit.explain; swinkit.explain.mechanism", ("torch", "matplotlib")),
         ("import swinkit; swinkit.Predictor", ("torchmetrics", "matplotlib", "tensorboard")),
     ],
 )
@@ -124,7 +130,10 @@ def test_public_surface():
         _ = swinkit.swin
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare", "serve"])
+VERBS = ["train", "evaluate", "predict", "embed", "export", "report", "doctor", "resize", "prepare", "explain", "serve"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_verbs_are_functions_whatever_was_imported_before(verb):
     out = run(
         f"import swinkit.{verb}, swinkit.cli, inspect\n"

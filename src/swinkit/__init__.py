@@ -35,7 +35,7 @@ _HOME = {
     "Prepared": "prepare",
 }
 """public name -> the module that defines it"""
-_VERBS = ("train", "evaluate", "predict", "embed", "export", "report", "convert", "doctor", "resize", "prepare", "serve")
+_VERBS = ("train", "evaluate", "predict", "embed", "export", "report", "convert", "doctor", "resize", "prepare", "explain", "serve")
 """Modules that are called like the function of their name."""
 _ROOMS = ("bench",)
 """Modules that hold several functions."""
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from swinkit.doctor import doctor
     from swinkit.embed import Embeddings, embed
     from swinkit.evaluate import evaluate
+    from swinkit.explain import explain
     from swinkit.export import export
     from swinkit.model import SwinTransformer, window_attention
     from swinkit.predict import Predictor, predict
@@ -80,6 +81,7 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
+    "explain",
     "export",
     "from_pretrained",
     "inspect",

@@ -9,7 +9,11 @@ from typing import Any
 
 
 class _Verb(ModuleType):
-    """A module that can be called like the function that has its name."""
+    """A module that can be called like the function that has its name, and is documented like it."""
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return inspect.getdoc(self._function)
 
     @property
     def _function(self) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: one short function per verb, in `work`, `shipping`, `tools` and `measuring`.
+"""The command line: one short function per verb, in `work`, `shipping`, `tools`, `measuring` and `explaining`.
 
 Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
+from swinkit.cli import explaining as explaining
 from swinkit.cli import measuring as measuring
 from swinkit.cli import shipping as shipping
 from swinkit.cli import tools as tools

@@ -14,14 +14,17 @@ from swinkit.errors import DataError
 from swinkit.report import differences, summary
 from swinkit.report.compare import Reported, write_comparison
 from swinkit.report.folder import PAGE, RunFolder, read_run, write_facts
+from swinkit.report.looking import Looked, look
 from swinkit.report.page import Report, write_report
 from swinkit.report.pictures import MistakePicture, thumbnail
 from swinkit.report.rebuild import next_steps, rebuild
 
 __all__ = [
+    "Looked",
     "MistakePicture",
     "Report",
     "Reported",
+    "look",
     "next_steps",
     "read_run",
     "rebuild",

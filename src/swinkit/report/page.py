@@ -12,6 +12,7 @@ from swinkit.checkpoints.files import write_atomic
 from swinkit.report import classes
 from swinkit.report.charts import charts
 from swinkit.report.history import Record, epochs_per_step, not_finite, number
+from swinkit.report.looking import Looked
 from swinkit.report.made import Environment, flat, starts
 from swinkit.report.pictures import MistakePicture, Thumbnail, thumbnail
 from swinkit.report.reliability import reliability
@@ -40,6 +41,8 @@ class Report:
     """ "test" or "validation": which accuracy the headline is."""
     history: Sequence[Record] = ()
     mistakes: Sequence[MistakePicture | Thumbnail] = ()
+    looks: Sequence[Looked] = ()
+    """What the model looked at, the right answers first."""
     config: str = ""
     next_steps: Sequence[str] = ()
     sessions: Sequence[Environment] = ()

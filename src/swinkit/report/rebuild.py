@@ -10,6 +10,7 @@ from typing import Any
 from swinkit.checkpoints.files import follow
 from swinkit.report.folder import PAGE, RunFolder
 from swinkit.report.history import number
+from swinkit.report.looking import Looked
 from swinkit.report.made import hardware
 from swinkit.report.page import Report, write_report
 from swinkit.report.pictures import Thumbnail
@@ -28,6 +29,7 @@ def rebuild(run: RunFolder, path: Path | None = None) -> Path:
 def page_of(run: RunFolder) -> Report:
     """Everything the page says of a run."""
     pictures, problem = _pictures(run.facts)
+    looks, trouble = _looks(run.facts)
     return Report(
         title=f"{run.config['model']} on {run.data}",
         command=str(run.facts.get("command") or "swinkit.train(...)"),
@@ -37,10 +39,11 @@ def page_of(run: RunFolder) -> Report:
         split=SPLITS.get(run.scored_on, ""),
         history=run.history,
         mistakes=pictures if run.scores else (),
+        looks=looks if run.scores else (),
         config=run.config_text,
         next_steps=next_steps(run),
         sessions=run.sessions,
-        notices=[notice for notice in (run.state(), *run.problems, problem) if notice],
+        notices=[notice for notice in (run.state(), *run.problems, problem, trouble) if notice],
     )
 
 
@@ -99,3 +102,11 @@ def _pictures(facts: Mapping[str, Any]) -> tuple[list[Thumbnail], str]:
         return [Thumbnail.from_dict(one) for one in facts.get("mistakes", ())], ""
     except (KeyError, TypeError, ValueError) as error:
         return [], f"The pictures in report.json cannot be read ({error}); they are left out."
+
+
+def _looks(facts: Mapping[str, Any]) -> tuple[list[Looked], str]:
+    """(what report.json says the model looked at, a sentence where it is broken)"""
+    try:
+        return [Looked.from_dict(one) for one in facts.get("looks", ())], ""
+    except (KeyError, TypeError, ValueError) as error:
+        return [], f"The attention pictures in report.json cannot be read ({error}); they are left out."

@@ -87,7 +87,7 @@ def top_k(logits: Tensor, classes: Sequence[str], k: int, sources: Sequence[str]
 
 @dataclass(frozen=True)
 class Mistake:
-    """One wrong answer: the sample's index, the two class indices, and how sure the model was (0 to 1)."""
+    """One answer, wrong or right: the sample's index, the two class indices, and how sure the model was (0 to 1)."""
 
     index: int
     truth: int
@@ -114,6 +114,7 @@ class Scorer:
         self._calibration = Calibration()
         self._keep = keep_mistakes
         self._worst: list[Mistake] = []
+        self._best: dict[int, Mistake] = {}
         self._count = 0
         self._loss = 0.0
 
@@ -160,12 +161,20 @@ class Scorer:
         """The `keep_mistakes` wrong answers the model was surest of, surest first."""
         return list(self._worst)
 
+    def hits(self, count: int) -> list[Mistake]:
+        """Of each class, the right answer the model was surest of; the `count` surest of these, surest first."""
+        return heapq.nlargest(count, self._best.values(), key=lambda hit: hit.confidence)
+
     def _remember(self, probabilities: Tensor, labels: Tensor, numbers: Tensor) -> None:
         confidence, predicted = probabilities.max(1)
         wrong = predicted != labels
         columns = (values[wrong].tolist() for values in (numbers.cpu(), labels, predicted, confidence))
         new = (Mistake(*row) for row in zip(*columns, strict=True))
         self._worst = heapq.nlargest(self._keep, [*self._worst, *new], key=lambda mistake: mistake.confidence)
+        for label in predicted[~wrong].unique().tolist():
+            place = int(confidence.where((predicted == label) & ~wrong, -1).argmax())
+            hit = Mistake(int(numbers[place]), label, label, float(confidence[place]))
+            self._best[label] = max(self._best.get(label, hit), hit, key=lambda hit: hit.confidence)
 
 
 def _per_class(confusion: NDArray[np.int64], classes: Sequence[str]) -> tuple[ClassScore, ...]:
