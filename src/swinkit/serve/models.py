@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,7 +20,6 @@ from swinkit.serve.settings import Settings
 from swinkit.tasks.classify import Prediction, top_k
 
 PNG = bytes
-OVERLAY = "swinkit.explain.overlay"
 
 
 class Served:
@@ -31,7 +28,7 @@ class Served:
     def __init__(self, name: str, predictor: Predictor, settings: Settings, metrics: Metrics) -> None:
         self.name, self.predictor = name, predictor
         self.embeds = hasattr(predictor.runtime, "features")
-        self.explains = _can_explain(predictor)
+        self.explains = not is_artefact(predictor.source)
         self._loaded: Any = None
         self._loading = threading.Lock()
         # Assigned before the thread can need it: the batcher calls `seen` after its first batch.
@@ -57,8 +54,9 @@ class Served:
 
     def overlay(self, label: str | int | None) -> Callable[[list[Image.Image]], list[PNG]]:
         """A call of its own: images -> PNG files that show what speaks for the label."""
-        draw = _overlay()
-        return lambda images: [draw(self._model(), image, label=label) for image in images]
+        from swinkit.explain.overlay import overlay
+
+        return lambda images: [overlay(self._model(), image, label=label) for image in images]
 
     def guesses(self, logits: Sequence[Tensor], count: int) -> list[Prediction]:
         """The best `count` classes of each."""
@@ -100,16 +98,3 @@ class _Alone:
 
     def __call__(self, values: list[Any]) -> Sequence[Any]:
         return self.call(values)
-
-
-def _can_explain(predictor: Predictor) -> bool:
-    if is_artefact(predictor.source):
-        return False
-    with suppress(ImportError):
-        return importlib.util.find_spec(OVERLAY) is not None
-    return False
-
-
-def _overlay() -> Callable[..., PNG]:
-    draw: Callable[..., PNG] = importlib.import_module(OVERLAY).overlay
-    return draw
