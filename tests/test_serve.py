@@ -1,5 +1,6 @@
 """The routes, over a real server: Predictor's numbers, and every answer that is none."""
 
+import asyncio
 import base64
 import re
 import socket
@@ -15,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import swinkit
 from serving import LABELS, Told, forms, in_threads, picture, problem, running, small_predictor, wait_for
 from swinkit.errors import ConfigError
+from swinkit.explain.overlay import overlay
 from swinkit.serve import Settings
+from swinkit.serve.service import Service
 
 PNG = {"Content-Type": "image/png"}
 CUT = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf a file\r\n--b'
@@ -78,30 +81,16 @@ def test_vectors_are_those_of_embed(client, predictor):
     assert problem(client.post("/embed?model=told", files=forms(*contents))) == (501, "no_features")
 
 
-def test_explanations_come_from_explain_where_it_is(client, monkeypatch):
-    from swinkit.serve import models
-
-    assert problem(client.post("/explain?model=told&label=none", files=forms(picture()))) in (
-        (501, "no_explanation"),
-        (404, "no_such_label"),
-    )
-    seen = []
-    monkeypatch.setattr(models, "_overlay", lambda: lambda model, image, label=None: seen.append((model, image.size, label)) or b"PNG")
-    with running({"m": small_like(monkeypatch)}) as (other, _):
-        answer = other.post("/explain?label=cat", files=forms(picture()))
-        assert (answer.content, answer.headers["content-type"]) == (b"PNG", "image/png")
-        assert seen == [("the model", (40, 36), 2)]
-        assert problem(other.post("/explain?label=cow", files=forms(picture()))) == (404, "no_such_label")
-        assert problem(other.post("/explain", files=forms(picture(), picture()))) == (413, "too_many_images")
-
-
-def small_like(monkeypatch):
-    """A Told that can be looked into."""
-    from swinkit.serve import models
-
-    monkeypatch.setattr(models, "_can_explain", lambda predictor: True)
-    monkeypatch.setattr(models.Served, "_model", lambda self: "the model")
-    return Told()
+def test_explanations_are_those_of_explain(client, predictor):
+    content = picture(2)
+    model = swinkit.from_pretrained(predictor.source).eval()
+    for query, label in (("", None), ("?label=cat", "cat"), ("?label=2", 2)):
+        answer = client.post(f"/explain{query}", files=forms(content))
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.content == overlay(model, content, label)
+    assert problem(client.post("/explain?label=cow", files=forms(content))) == (404, "no_such_label")
+    assert problem(client.post("/explain", files=forms(content, content))) == (413, "too_many_images")
+    assert problem(client.post("/explain?model=told", files=forms(content))) == (501, "no_explanation")
 
 
 def test_models_say_what_they_are(client, predictor):
@@ -109,6 +98,7 @@ def test_models_say_what_they_are(client, predictor):
     assert (first["name"], first["classes"], first["img_size"], first["embeds"]) == ("first", list(LABELS), [32, 32], True)
     assert first["about"] == predictor.runtime.about
     assert (told["name"], told["embeds"], told["explains"]) == ("told", False, False)
+    assert first["explains"] is True
     named = client.post("/predict?model=told", files=forms(picture()))
     assert named.json()["model"] == "told"
 
@@ -137,7 +127,7 @@ def test_the_documentation_loads_nothing_and_lists_every_route(client):
         re.findall(r"&quot;\w+&quot;|application/[\w-]+", answer.text)
     )
     assert "http" not in answer.text
-    assert re.findall(r'(?:src|href)="([^"]*)"', answer.text) == ["/openapi.json"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', answer.text) == ["openapi.json"]
     assert re.search(r'nonce="([^"]+)"', answer.text)[1] in answer.headers["content-security-policy"]
 
 
@@ -345,6 +335,27 @@ def test_a_model_that_cannot_warm_up_ends_the_server():
         wait_for(lambda: server.service.stopped)
         with pytest.raises(ServeError, match="warm-up"):
             server.check_end()
+
+
+@pytest.mark.parametrize("queue", [1, 3])
+def test_requests_during_the_warm_up_do_no_harm(queue):
+    """They fill the queue, and the warm-up goes without a place."""
+    told = Told(shut=True)
+    service = Service({"m": told}, Settings(queue=queue, max_batch=4, decoders=1))
+    batcher = service.models["m"].batcher
+    with batcher.places(queue):
+        asyncio.run(service.warm_up())
+    assert service.ready
+    assert service.problem is None
+    service.close()
+
+
+def test_stopping_during_the_warm_up_is_no_problem():
+    service = Service({"m": Told()}, Settings(decoders=1))
+    service.close()
+    asyncio.run(service.warm_up())
+    assert service.problem is None
+    assert not service.ready
 
 
 def test_warming_up_is_not_ready():

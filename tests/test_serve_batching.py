@@ -67,6 +67,20 @@ def test_never_more_than_the_capacity():
     queue.close(5)
 
 
+def test_what_would_come_too_late_is_refused():
+    model, queue = Model(), batcher(capacity=1000, patience=1.0)
+    submit(queue, lambda values: time.sleep(0.4) or values, [0]).future.result(20)
+    model.gate.clear()
+    held(queue, model)
+    with queue.places(2):
+        with pytest.raises(QueueFullError) as full:
+            queue.check()
+        assert 1.0 < full.value.seconds < 10
+    queue.check()
+    model.gate.set()
+    queue.close(5)
+
+
 def test_room_is_free_when_the_answer_is_there():
     model, queue = Model(), batcher(capacity=1)
     for value in range(200):

@@ -23,6 +23,8 @@ SETTINGS = hypothesis.settings(
 class Able(Told):
     """A model that can do everything."""
 
+    source = "able"
+
     def features(self, images):
         return images.flatten(1)
 
@@ -30,8 +32,7 @@ class Able(Told):
 @pytest.fixture(scope="module", params=[None, "sesame-open"], ids=["open", "token"])
 def server(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_can_explain", lambda predictor: True)
-        patch.setattr(models, "_overlay", lambda: lambda model, image, label=None: b"PNG")
+        patch.setattr("swinkit.explain.overlay.overlay", lambda model, image, label=None: b"PNG")
         patch.setattr(models.Served, "_model", lambda self: None)
         with running({"m": Able(), "n": Able()}, token=request.param) as (client, _):
             yield str(client.base_url), {"Authorization": f"Bearer {request.param}"} if request.param else {}

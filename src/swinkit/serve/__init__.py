@@ -19,9 +19,9 @@ answer, and the client's own where it is sane.
 How it works
     The event loop reads bodies (`bodies`), a few threads decode them (`pictures`), one thread per model computes batches (`batching`).
     A place in the model's queue is taken before an image is decoded, so that what is in flight is bounded in images as well as in bytes,
-    and a full queue says 503 at once. A batch takes what is there; it waits, `max_wait_ms` at most, only for images that are being
-    decoded. Images of clients that left or ran out of time are not computed. One image alone has exactly Predictor's numbers; in a batch
-    they differ as they do between batch sizes of `Predictor`, in the last digits.
+    and a full queue says 503 at once, as does one that the model would need too long for. A batch takes what is there; it waits,
+    `max_wait_ms` at most, only for images that are being decoded. Images of clients that left or ran out of time are not computed. One
+    image alone has exactly Predictor's numbers; in a batch they differ as they do between batch sizes of `Predictor`, in the last digits.
 
 Limits (`Settings` has all, with their defaults)
     Formats: PNG, JPEG, WebP, GIF (first frame), BMP. The header is looked at before pixels are decoded. EXIF rotation is applied, no

@@ -5,6 +5,7 @@ Nothing here knows of HTTP.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -81,8 +82,9 @@ class Places:
 class Batcher:
     """A thread that computes what is queued, up to `max_batch` inputs at a time.
 
-    capacity: inputs that are taken and not done, in whatever state; max_wait: seconds that a batch waits for inputs that have a place
-    but are still being made; seen: called after each batch with (inputs, seconds).
+    capacity: inputs that are taken and not done, in whatever state; patience: seconds within which what is taken has to be done, at the
+    pace of late, for more to be taken; max_wait: seconds that a batch waits for inputs that have a place but are still being made;
+    seen: called after each batch with (inputs, seconds).
     """
 
     def __init__(
@@ -91,10 +93,11 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         capacity: int,
+        patience: float = math.inf,
         seen: Callable[[int, float], None] = lambda _count, _seconds: None,
     ) -> None:
         self.max_batch, self.max_wait, self.capacity = max_batch, max_wait, capacity
-        self._seen = seen
+        self.patience, self._seen = patience, seen
         self._items: deque[_Item] = deque()
         self._running: list[_Item] = []
         self._taken = 0
@@ -123,8 +126,9 @@ class Batcher:
         """Errors: QueueFullError or QueueClosedError if `count` inputs could not have places now."""
         if self._closed:
             raise QueueClosedError
-        if self._taken + count > self.capacity:
-            raise QueueFullError(self._taken * self._pace)
+        wait = self._taken * self._pace
+        if self._taken + count > self.capacity or wait > self.patience:
+            raise QueueFullError(wait)
 
     def add(self, items: list[_Item]) -> None:
         """Queue inputs that have places."""

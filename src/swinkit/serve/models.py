@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -15,13 +14,12 @@ from torch import Tensor
 
 from swinkit.predict import Predictor
 from swinkit.runtimes.artefacts import is_artefact
-from swinkit.serve.batching import Batcher
+from swinkit.serve.batching import Batcher, QueueFullError
 from swinkit.serve.metrics import Metrics
 from swinkit.serve.settings import Settings
 from swinkit.tasks.classify import Prediction, top_k
 
 PNG = bytes
-OVERLAY = "swinkit.explain.overlay"
 
 
 class Served:
@@ -30,7 +28,7 @@ class Served:
     def __init__(self, name: str, predictor: Predictor, settings: Settings, metrics: Metrics) -> None:
         self.name, self.predictor = name, predictor
         self.embeds = hasattr(predictor.runtime, "features")
-        self.explains = _can_explain(predictor)
+        self.explains = not is_artefact(predictor.source)
         self._loaded: Any = None
         self._loading = threading.Lock()
         # Assigned before the thread can need it: the batcher calls `seen` after its first batch.
@@ -39,6 +37,7 @@ class Served:
             max_batch=settings.max_batch,
             max_wait=settings.max_wait_ms / 1000,
             capacity=settings.queue,
+            patience=0.8 * settings.timeout_s,  # what would be answered too late is better refused at once
             seen=seen,
         )
 
@@ -55,8 +54,9 @@ class Served:
 
     def overlay(self, label: str | int | None) -> Callable[[list[Image.Image]], list[PNG]]:
         """A call of its own: images -> PNG files that show what speaks for the label."""
-        draw = _overlay()
-        return lambda images: [draw(self._model(), image, label=label) for image in images]
+        from swinkit.explain.overlay import overlay
+
+        return lambda images: [overlay(self._model(), image, label=label) for image in images]
 
     def guesses(self, logits: Sequence[Tensor], count: int) -> list[Prediction]:
         """The best `count` classes of each."""
@@ -73,13 +73,12 @@ class Served:
             "embeds": self.embeds,
         }
 
-    def warm_up(self) -> Any:
-        """Queue the smallest and the largest batch; gives the future of the latter."""
+    def warm_up(self, count: int) -> Future[list[Any]] | None:
+        """Queue a batch of blank images; None where there is no room, since then requests warm the model up."""
         blank = torch.zeros(len(self.predictor.preprocess.mean), *self.predictor.preprocess.size)
-        for count in (1, min(self.batcher.max_batch, self.batcher.capacity - 1) or 1):
-            with self.batcher.places(count) as places:
-                ticket = places.submit(_Alone(self.logits), [blank] * count)
-        return ticket.future
+        with suppress(QueueFullError), self.batcher.places(count) as places:
+            return places.submit(_Alone(self.logits), [blank] * count).future
+        return None
 
     def _model(self) -> Any:
         """The plain model in PyTorch, loaded when it is first looked into."""
@@ -99,16 +98,3 @@ class _Alone:
 
     def __call__(self, values: list[Any]) -> Sequence[Any]:
         return self.call(values)
-
-
-def _can_explain(predictor: Predictor) -> bool:
-    if is_artefact(predictor.source):
-        return False
-    with suppress(ImportError):
-        return importlib.util.find_spec(OVERLAY) is not None
-    return False
-
-
-def _overlay() -> Callable[..., PNG]:
-    draw: Callable[..., PNG] = importlib.import_module(OVERLAY).overlay
-    return draw

@@ -26,7 +26,7 @@ def reference(document: Mapping[str, Any], nonce: str) -> str:
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style nonce="{escape(nonce)}">{STYLE}</style></head>\n'
         f"<body>\n<h1>{title}</h1>\n<p>{escape(document['info']['description'])}</p>\n"
-        f'<p>The same for programs: <a href="/openapi.json">/openapi.json</a></p>\n{routes}</body>\n</html>\n'
+        f'<p>The same for programs: <a href="openapi.json">openapi.json</a></p>\n{routes}</body>\n</html>\n'
     )
 
 

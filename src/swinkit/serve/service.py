@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from swinkit.predict import Predictor
+from swinkit.serve.batching import QueueClosedError
 from swinkit.serve.bodies import Budget
 from swinkit.serve.metrics import Metrics
 from swinkit.serve.models import Served
@@ -32,10 +33,14 @@ class Service:
         """Requests that are being answered, those that only look aside."""
 
     async def warm_up(self) -> None:
-        """Compute a blank image with every model; ready afterwards."""
+        """Compute the smallest and the largest batch with every model; ready afterwards."""
         try:
             for model in self.models.values():
-                await asyncio.wrap_future(model.warm_up())
+                for count in (1, min(self.settings.max_batch, self.settings.queue)):
+                    if (blank := model.warm_up(count)) is not None:
+                        await asyncio.wrap_future(blank)
+        except QueueClosedError:
+            return  # told to stop meanwhile
         except Exception as error:
             self.problem = error
             return

@@ -31,7 +31,8 @@ class Settings:
     max_wait_ms: float = 5.0
     """How long a batch waits for images that are being decoded; one that nothing is on the way to does not wait."""
     queue: int = 128
-    """Images of one model that are taken and not answered: being decoded, waiting or computed. Beyond that, requests get 503."""
+    """Images of one model that are taken and not answered: being decoded, waiting or computed. Beyond that, requests get 503, and also
+    where the model, at its pace of late, needs more than four fifths of `timeout_s` for those it has."""
     max_images: int = 32
     """Images per request; never more than `queue`."""
     max_bytes: int = 32 * MIB
