@@ -126,8 +126,8 @@ def test_the_layer_that_cannot_stays_in_float(to, pictures, tmp_path):
     assert written.int8.kept == (FC2,)
     assert written.int8.effect.error < 0.05
     assert in_8_bits(written.path) == len([name for name in alone if name != FC2]) + 2
-    assert f"{FC2}  error" in written.table()
-    assert "stays in float" in written.table()
+    (line,) = [line for line in written.table().splitlines() if line.endswith("stays in float")]
+    assert line.split()[:2] == [FC2, "error"]
 
 
 def test_patterns_decide_instead(pictures, tmp_path):
@@ -189,7 +189,7 @@ def test_a_file_that_changes_too_much_is_not_kept(pictures, tmp_path, monkeypatc
         swinkit.export(model_of(), to="onnx", out=tmp_path / "m.onnx", dynamic=False, int8=settings)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(search, "compare", lambda *_: search.Effect(float("inf"), 0.0))
-    with pytest.raises(ExportError, match="Not even .* alone can be in 8 bits"):
+    with pytest.raises(ExportError, match=r"Not even .* alone can be in 8 bits"):
         swinkit.export(model_of(), to="onnx", out=tmp_path / "m.onnx", dynamic=False, int8=Int8(pictures, calibration_images=8))
     assert list(tmp_path.iterdir()) == []
 
