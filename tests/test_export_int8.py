@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 import torch
@@ -130,12 +131,19 @@ def test_the_layer_that_cannot_stays_in_float(to, pictures, tmp_path):
     assert line.split()[:2] == [FC2, "error"]
 
 
-def test_patterns_decide_instead(pictures, tmp_path):
+def test_patterns_decide_and_onnxruntime_computes_in_8_bits(pictures, tmp_path):
+    """Where all sizes are known, too, in which it would make float32 products of layers and their biases."""
     settings = Int8(pictures, calibration_images=20, keep_float=["*.attn.*", "head"])
     written = swinkit.export(model_of(), to="onnx", out=tmp_path / "m.onnx", dynamic=False, batch_size=2, int8=settings)
     assert written.int8.kept == ("layers.0.blocks.0.attn.qkv", "layers.0.blocks.0.attn.proj", "head")
     assert in_8_bits(written.path) == 2
     assert open_artefact(written.path).run(torch.randn(3, 3, 16, 16)).shape == (3, 5)
+    chosen = onnxruntime.SessionOptions()
+    chosen.optimized_model_filepath, chosen.log_severity_level = str(tmp_path / "chosen.onnx"), 3
+    onnxruntime.InferenceSession(written.path, chosen, providers=["CPUExecutionProvider"])
+    operations = [node.op_type for node in onnx.load(tmp_path / "chosen.onnx").graph.node]
+    assert operations.count("MatMulIntegerToFloat") == 2
+    assert "DequantizeLinear" not in operations
 
 
 def test_a_layer_in_float_is_exactly_what_it_was(pictures, tmp_path):

@@ -7,7 +7,7 @@ float, since ONNX Runtime computes a convolution in 8 bits only if its output is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Set
+from collections.abc import Container, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +34,8 @@ class Graphs:
         layer_of = assign([(node.name, _count(self.weights[node.input[1]])) for node in nodes], layers)
         self.layer_of = {node.name: layer_of[node.name] for node in nodes if node.op_type != "Conv"}
         self.inputs = {node.name: list(node.input) for node in nodes}
+        self.biases = _biases(graph, self.layer_of, self.weights)
+        self.fixed_batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value > 0
         self.quantised: Any = None
 
     @property
@@ -63,6 +65,8 @@ class Graphs:
                 node.input[:] = self.inputs[node.name]
                 back |= {name: self.weights[name] for name in node.input if name in self.weights}
         _drop_unused(model.graph, back)
+        if self.fixed_batch:
+            _guard(model.graph, {bias for node, bias in self.biases.items() if self.layer_of[node] not in kept})
         del model.graph.value_info[:], model.metadata_props[:]
         model.metadata_props.add(key=KEY, value=facts.to_json())
         model.producer_name, model.producer_version = "swinkit", facts.version
@@ -102,6 +106,27 @@ def _drop_unused(graph: Any, back: dict[str, Any]) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(values)
+
+
+def _biases(graph: Any, products: Container[str], weights: dict[str, Any]) -> dict[str, str]:
+    """Product -> the bias that is added to what it gives."""
+    found, product_of = {}, {node.output[0]: node.name for node in graph.node if node.name in products}
+    for node in graph.node:
+        if node.op_type == "Add":
+            for one, other in (node.input, reversed(node.input)):
+                if one in product_of and other in weights and len(weights[other].dims) == 1:
+                    found[product_of[one]] = other
+    return found
+
+
+def _guard(graph: Any, biases: Container[str]) -> None:
+    """Give biases three axes, of which two are 1.
+
+    Where all sizes are known, ONNX Runtime would make one float32 Gemm of a product and a bias of one axis before it looks for 8 bits.
+    """
+    for value in graph.initializer:
+        if value.name in biases:
+            value.dims[:] = [1, 1, *value.dims]
 
 
 def _copy(message: Any) -> Any:
