@@ -41,7 +41,7 @@ def collect(settings: Int8, facts: Facts, say: Callable[[str], None]) -> Picture
     if len(images) < 2:
         raise DataError(f"{about} holds {len(images)} image; 8 bits need some to set ranges and others to measure, {FEW} or more are best.")
     drawn = np.random.default_rng(0).permutation(len(images))
-    held = min(HELD_OUT, max(1, len(images) // 3))
+    held = min(HELD_OUT, settings.calibration_images, max(1, len(images) // 3))
     ranges, rest = drawn[: min(settings.calibration_images, len(images) - held)], drawn[-held:]
     if len(ranges) < FEW:
         say(f"only {len(ranges)} images set the ranges of activations, which may be too narrow for others; give {FEW} or more")
