@@ -6,13 +6,22 @@
 
 Writes benchmarks/results/export.md after each model. Every runtime and file has a process of its own, they take turns, and only those whose
 outputs equal plain swinkit's are timed. Float32; let nothing else run meanwhile.
+
+    python benchmarks/export.py --int8 --models swin_tiny_patch4_window7_224
+
+Our files in 8 bits against our files in float32 instead, into benchmarks/results/export-int8.md; ranges are set by random images of the
+clothes that come with swinkit, which says nothing of accuracy.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 import swinkit
 from swinkit.bench.jobs import NATIVE, Job
@@ -23,10 +32,13 @@ from swinkit.bench.runtimes import GEMM
 from swinkit.bench.subject import Subject, resolve
 from swinkit.checkpoints.files import write_atomic
 from swinkit.environment import package_version
+from swinkit.export import Int8
+from swinkit.runtimes.artefacts import open_artefact
 from swinkit.runtimes.device import cpu_name
 
 MODELS = ["swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224", "swinv2_tiny_window8_256"]
-RESULT = Path(__file__).parent / "results" / "export.md"
+RESULTS = Path(__file__).parent / "results"
+CALIBRATION_IMAGES = 16
 RUNTIMES = {"onnxruntime": ("onnx", ".onnx", "to_onnx"), "openvino": ("openvino", ".xml", "to_openvino")}
 """runtime -> (our format, its suffix, what writes timm's file)"""
 HEADER = """\
@@ -39,6 +51,16 @@ Ratio: of the medians; "difference": the largest from plain swinkit, as a fracti
 | model | batch | runtime | swinkit's file | timm's file | ratio | difference | timm's difference |
 | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |
 """
+INT8_HEADER = """\
+# Exported files in 8 bits against float32
+
+`python benchmarks/export.py{arguments}`. Images per second, medians; both files in turns in one process, random weights, the head in
+float32, {threads} threads of {cpu}; files for exactly this number of images of the model's size. {versions}.
+Ratio: the median over neighbouring runs, with its quartiles. "Error": of the outputs, by the norm.
+
+| model | batch | runtime | float32 | int8 | ratio | MB | MB, int8 | error |
+| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+"""
 
 
 def options():
@@ -49,8 +71,11 @@ def options():
     parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=6.0, help="of computing, per file")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    return parser.parse_args()
+    parser.add_argument("--int8", action="store_true", help="our files in 8 bits against ours in float32")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    given.out = given.out or RESULTS / ("export-int8.md" if given.int8 else "export.md")
+    return given
 
 
 def jobs_of(subject, runtime, batch, threads):
@@ -62,6 +87,31 @@ def jobs_of(subject, runtime, batch, threads):
     ours = replace(theirs, runtime=f"swinkit-{runtime}", layout=NATIVE, weights="", export="")
     swinkit.export(subject.model, to=to, out=ours.graph / f"model{suffix}", dynamic=False, batch_size=batch)
     return ours, theirs
+
+
+def narrow_speed(subject, runtime, batch, given):
+    """One line of the table of 8 bits: both files in this process, in turns."""
+    to, suffix, _ = RUNTIMES[runtime]
+    torch.set_num_threads(given.threads)
+    common = {"to": to, "dynamic": False, "batch_size": batch, "say": lambda line: print(line, file=sys.stderr)}
+    settings = Int8("fashion-mnist-sample", calibration_images=CALIBRATION_IMAGES, keep_float=["head"])
+    written = [
+        swinkit.export(subject.model, out=subject.folder / f"{name}{batch}{suffix}", int8=asked, **common)
+        for name, asked in (("float32", None), ("int8", settings))
+    ]
+    x = torch.randn(batch, 3, *swinkit.config.pair(subject.model.config.img_size))
+    files, times = [open_artefact(file.path) for file in written], ([], [])
+    end = time.monotonic() + 2 * given.seconds
+    while time.monotonic() < end or len(times[0]) < 5:
+        for number in (0, 1) if len(times[0]) % 2 else (1, 0):
+            start = time.perf_counter()
+            files[number].outputs(x)
+            times[number].append(time.perf_counter() - start)
+    ratios = [before / after for before, after in zip(*times, strict=True)][1:]
+    low, ratio, high = statistics.quantiles(ratios, n=4)
+    rates = " | ".join(f"{batch / statistics.median(each[1:]):.1f}" for each in times)
+    sizes = " | ".join(f"{sum(part.stat().st_size for part in file.files) / 1e6:.0f}" for file in written)
+    return f"{batch} | {runtime} | {rates} | **{ratio:.2f}** ({low:.2f} - {high:.2f}) | {sizes} | {written[1].int8.effect.error:.0e} |"
 
 
 def measure(subject, runtime, batch, given, say):
@@ -78,9 +128,15 @@ def measure(subject, runtime, batch, given, say):
     return f"{batch} | {runtime} | {' | '.join(numbers)} | {ratio} | {' | '.join(differences)} |"
 
 
+def line(subject, runtime, batch, given):
+    if given.int8:
+        return narrow_speed(subject, runtime, batch, given)
+    return measure(subject, runtime, batch, given, lambda line: print(line, file=sys.stderr))
+
+
 def header(given):
-    packages = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
-    return HEADER.format(
+    packages = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", *(["nncf"] if given.int8 else []))
+    return (INT8_HEADER if given.int8 else HEADER).format(
         arguments="".join(f" {argument}" for argument in sys.argv[1:]), rounds=given.rounds, threads=given.threads, cpu=cpu_name(),
         versions=", ".join(f"{name} {package_version(name)}" for name in packages),
     )  # fmt: skip
@@ -92,10 +148,15 @@ def main():
         model, _, _ = resolve(name, None)
         with tempfile.TemporaryDirectory(prefix="swinkit-export-") as folder:
             subject = Subject(model, Path(folder))
+            model.preprocess = model.preprocess or {
+                "size": model.config.img_size,
+                "mean": [0.485, 0.456, 0.406],
+                "std": [0.229, 0.224, 0.225],
+            }
             subject.lay_out(max(given.batches))
             for batch in given.batches:
                 for runtime in given.runtimes:
-                    lines.append(f"| {name} | {measure(subject, runtime, batch, given, lambda line: print(line, file=sys.stderr))}")
+                    lines.append(f"| {name} | {line(subject, runtime, batch, given)}")
                     print(lines[-1], flush=True)
         write_atomic(given.out, header(given) + "\n".join(lines) + "\n")
     print(f"written  {given.out}", file=sys.stderr)

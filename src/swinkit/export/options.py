@@ -124,4 +124,4 @@ def describe(facts: Facts) -> str:
         "any number of images" if facts.batch_size is None else f"{facts.batch_size} image{'s' if facts.batch_size > 1 else ''} at a time"
     )
     kind = "uint8, channels last" if facts.with_preprocessing else "normalised float32"
-    return f"{count} of {sides}, {kind}; {facts.dtype}"
+    return f"{count} of {sides}, {kind}; {facts.precision}"

@@ -38,6 +38,14 @@ class Facts:
     """What it computes in, as far as the file decides that."""
     version: str = ""
     """The swinkit that wrote it."""
+    int8: dict[str, Any] = field(default_factory=dict)
+    """Of linear layers in 8 bits: "calibration" and "images" (what set the ranges, how many), "kept_float", "error" and "agreement" on
+    held-out images, "sensitivity" (layer -> error). Empty: there are none."""
+
+    @property
+    def precision(self) -> str:
+        """ "int8" where linear layers are in 8 bits, else the dtype."""
+        return "int8" if self.int8 else self.dtype
 
     @property
     def gives_probabilities(self) -> bool:
@@ -61,7 +69,10 @@ class Facts:
         if values.get("format_version") != 1:
             raise CheckpointError(f"{path} has format_version {values.get('format_version')}; this swinkit reads 1. Update swinkit.")
         try:
-            known = {name.name: values[name.name] for name in dataclasses.fields(cls)}
+            # Files of 8 bits came later than the others.
+            known = {"int8": {}} | {
+                name.name: values[name.name] for name in dataclasses.fields(cls) if name.name != "int8" or "int8" in values
+            }
             pairs = {name: None if known[name] is None else tuple(known[name]) for name in ("img_size", "out_indices", "labels")}
             return cls(**known | pairs | {"config": SwinConfig.from_dict(known["config"])})
         except (KeyError, TypeError, SwinkitError) as error:

@@ -31,7 +31,7 @@ class OnnxArtefact(Artefact):
         except Exception as error:  # the runtime's errors have no common root
             raise CheckpointError(f"{path} cannot be opened by ONNX Runtime ({_first(error)}); export the model again.") from None
         facts = Facts.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        super().__init__(path, facts, f"onnxruntime {runtime.__version__}, {facts.dtype}")
+        super().__init__(path, facts, f"onnxruntime {runtime.__version__}, {facts.precision}")
         self.name = self.session.get_inputs()[0].name
 
     def call(self, images: Tensor) -> Sequence[Any]:

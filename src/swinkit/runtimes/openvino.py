@@ -32,6 +32,7 @@ class OpenVinoArtefact(Artefact):
             lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
             raise CheckpointError(f"{path} cannot be opened by OpenVINO ({lines[-1]}); export the model again.") from None
         dtype = "bfloat16" if bfloat16 else "float32"
+        dtype = f"int8 and {dtype}" if facts.int8 and bfloat16 else facts.precision if facts.int8 else dtype
         super().__init__(path, facts, f"openvino {openvino.__version__.partition('-')[0]}, {dtype}")
 
     def call(self, images: Tensor) -> Sequence[Any]:
