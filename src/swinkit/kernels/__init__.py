@@ -63,7 +63,8 @@ def _fused(qkv: Tensor, options: dict[str, Any]) -> Attend | None:
 
 def _may_leave_pytorch(qkv: Tensor) -> bool:
     """Whether an operation of ours may take part: not in transformed functions, nor, on a CPU, where graphs are made for other machines."""
-    if qkv.numel() == 0 or (torch.compiler.is_exporting() and qkv.device.type == "cpu"):
+    # The flag itself: PyTorch 2.11 takes is_exporting() for true wherever it compiles.
+    if qkv.numel() == 0 or (torch.compiler._is_exporting_flag and qkv.device.type == "cpu"):
         return False
     if torch.compiler.is_compiling():
         return True

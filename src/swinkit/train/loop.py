@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 
 import torch
@@ -202,8 +203,10 @@ class Trainer:
             mixed, targets = self.mix(images, labels)
             if self.neighbour:
                 mixed, targets, labels = mixed[1:], targets[1:], labels[1:]
+            # Compiled models decide for themselves, and PyTorch 2.11 cannot compile inside the context.
+            context = nullcontext() if recipe.compile else training(self.model, recipe.memory)
             with last_only(self.forward, last=number == len(micros)):
-                with training(self.model, recipe.memory), autocast(self.device, self.amp):
+                with context, autocast(self.device, self.amp):
                     logits = self.forward(mixed)
                 loss = soft_cross_entropy(logits, targets, recipe.smoothing)
                 self.scaler.scale(loss / len(micros)).backward()
