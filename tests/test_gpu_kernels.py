@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
@@ -12,7 +13,9 @@ from swinkit.errors import InputError
 from swinkit.kernels import gpu
 
 HERE = Path(__file__).parent
-pytest.importorskip("triton", reason="Triton is not installed")
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+OLD = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7)
+NEW_NUMPY = tuple(int(part) for part in numpy.__version__.split(".")[:2]) >= (2, 4)
 
 CASES = (
     ("gpu_cases.py::TestWhole", "gpu_cases.py::TestOperations"),
@@ -28,11 +31,15 @@ def run(*command, **environment):
 
 
 def pytest_passes(*cases, **environment):
-    done = run("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", *(f"tests/{case}" for case in cases), **environment)
+    # Triton's interpreter before 3.7 makes scalars of arrays with one element.
+    quiet = ("-W", "ignore:Conversion of an array with ndim:DeprecationWarning") if OLD else ()
+    options = ("-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short", *quiet)
+    done = run("-m", "pytest", *options, *(f"tests/{case}" for case in cases), **environment)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
 
+@pytest.mark.skipif(OLD and NEW_NUMPY, reason="the interpreter of this Triton does not run with NumPy 2.4")
 @pytest.mark.parametrize("cases", CASES, ids=["whole windows", "blocks and models"])
 def test_in_the_interpreter(cases):
     pytest_passes(*cases, TRITON_INTERPRET="1")
@@ -42,6 +49,7 @@ def test_traced_for_a_gpu():
     pytest_passes("gpu_tracing_cases.py")
 
 
+@pytest.mark.skipif(OLD, reason="Triton 3.6 spills 80 to 120 bytes on the way back of windows of 7 in bfloat16")
 def test_the_compiled_kernels_spill_no_registers(tmp_path):
     """In bfloat16 for both chips and float32 for one; `python tests/gpu_compile.py --all` checks every variant of the models."""
     done = run("tests/gpu_compile.py", TRITON_CACHE_DIR=str(tmp_path))

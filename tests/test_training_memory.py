@@ -121,6 +121,7 @@ def test_the_model_is_as_before_afterwards():
     assert copy.deepcopy(model) is not model
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11"), reason="PyTorch 2.11 cannot trace `unflatten` under a TorchFunctionMode")
 @MEMORY
 def test_compiled_models_decide_for_themselves(memory):
     model, x = model_of(), torch.randn(2, 3, 28, 28)
