@@ -105,6 +105,10 @@ def serve(
     token_file: Annotated[
         str | None, Parameter(help="A file with the token that clients must send; without it, the variable SWINKIT_TOKEN.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        Parameter(consume_multiple=True, negative="", help="Names of this server besides localhost, for a proxy in front and no token."),
+    ] = None,
     access_log: Annotated[bool, Parameter(help="One line per request on stderr.")] = True,
     device: Device = "auto",
     amp: Amp = False,
@@ -119,7 +123,7 @@ def serve(
     settings = Settings(
         host=host, port=port, max_batch=max_batch, max_wait_ms=max_wait_ms, queue=queue, max_images=max_images, max_bytes=body,
         bytes_in_flight=max(Settings.bytes_in_flight, body), max_pixels=pixels, timeout_s=timeout,
-        token=_token(token_file), access_log=access_log,
+        token=_token(token_file), hosts=tuple(allow_host or ()), access_log=access_log,
     )  # fmt: skip
     if ray:
         return _serve_with_ray(

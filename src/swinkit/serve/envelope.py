@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from swinkit.serve.problems import answer, failed
+from swinkit.serve.problems import ApiError, answer, failed
 from swinkit.serve.service import Service
+from swinkit.serve.sites import check_site
 from swinkit.tasks.text import printable
 
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -22,6 +23,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 """What every answer has that does not say otherwise."""
@@ -69,7 +71,11 @@ class Envelope:
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, note: Note) -> None:
         try:
+            check_site(scope["method"], Headers(scope=scope), self.service.settings)
             await self.app(scope, receive, send)
+        except ApiError as error:
+            self.service.metrics.refused.labels(error.code).inc()
+            await answer(error, note.request_id)(scope, receive, send)
         except Exception:
             log_error(note.request_id)
             if note.status:
