@@ -7,11 +7,15 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from serving import Told, forms, picture, problem, running, small_predictor
-from swinkit.serve import pictures
+from swinkit.data.transforms import Preprocess, eval_transform, framed
+from swinkit.serve import Settings, pictures
 from swinkit.serve.bodies import Upload, clean_name
+from swinkit.serve.metrics import Metrics
+from swinkit.serve.models import Served
 from swinkit.serve.problems import ApiError
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -184,3 +188,20 @@ def test_damaged_files_never_make_a_500(client):
 )
 def test_names_are_cleaned(given, kept):
     assert clean_name(given) == kept
+
+
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+@pytest.mark.parametrize("size", [(8, 8), (24, 24), (9, 16)])
+def test_a_framed_image_is_small_and_prepared_the_same(size, crop_pct):
+    preprocess = Preprocess(size=size, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=crop_pct)
+    for width, height in [(40, 36), (301, 77), (77, 302), (200, 9), (9, 203), (5, 5), (25, 24), (30, 31), (1, 90)]:
+        image = Image.open(io.BytesIO(picture(size=(width, height))))
+        small = framed(image, preprocess)
+        assert torch.equal(eval_transform(preprocess)(small), eval_transform(preprocess)(image)), (width, height)
+        assert all(got <= want / crop_pct + 4 for got, want in zip(small.size, size[::-1], strict=True))
+
+
+def test_explanations_wait_as_small_images(predictor):
+    served = Served("m", predictor, Settings(), Metrics())
+    assert max(served.frame(Image.open(io.BytesIO(picture(size=(900, 500))))).size) < 40
+    served.batcher.close(1)

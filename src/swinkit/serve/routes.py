@@ -138,7 +138,7 @@ async def explain(
     if not model.explains:
         raise ApiError(501, "no_explanation", f"{model.name} cannot be looked into: that needs a model in PyTorch, not an exported file.")
     index = None if label is None else _index(label, model.predictor.classes)
-    done = await work.run(request, service, model, work.Work(lambda image: image, model.overlay(index), 1))
+    done = await work.run(request, service, model, work.Work(model.frame, model.overlay(index), 1))
     return Response(done.outputs[0], media_type="image/png")
 
 
