@@ -97,7 +97,8 @@ def test_a_client_that_never_reads_is_given_up(capfd):
     with running(told, timeout_s=1.0, header_timeout_s=1.0) as (client, server):
         body = client.build_request("POST", "/embed", files=forms(*[picture()] * 8))
         body.read()
-        head = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: {body.headers['content-type']}\r\nContent-Length: {len(body.content)}"
+        head = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: {body.headers['content-type']}\r\n"
+        head += f"Content-Length: {len(body.content)}"
         deaf = socket.socket()
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", client.base_url.port))

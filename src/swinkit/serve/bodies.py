@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -194,8 +193,8 @@ def _check_count(count: int, most: int) -> None:
 def clean_name(name: bytes | str | None) -> str | None:
     """A client's file name for an answer: its last part, printable, at most 120 characters; it is never opened."""
     text = name.decode(errors="replace") if isinstance(name, bytes) else name or ""
-    return printable(re.split(r"[/\\]", text)[-1])[:120].strip() or None
+    return printable(text.replace("\\", "/").rpartition("/")[2][:120])[:120].strip() or None
 
 
 def _short(text: str) -> str:
-    return printable(text)[:60]
+    return printable(text[:60])[:60]

@@ -36,6 +36,7 @@ class Note:
     """What the log tells of a request."""
 
     request_id: str
+    method: str
     began: float = field(default_factory=time.perf_counter)
     status: int = 0
     images: int = 0
@@ -52,7 +53,9 @@ class Envelope:
         """ASGI."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        note = scope.setdefault("state", {})["note"] = Note(_request_id(scope))
+        note = scope.setdefault("state", {})["note"] = Note(_request_id(scope), scope["method"])
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy: by the original the server leaves the body out
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -89,7 +92,7 @@ class Envelope:
         self.service.metrics.answered(route, status, seconds)
         if self.service.settings.access_log:
             client = printable(str((scope.get("client") or ("-",))[0]))[:45]  # a proxy may have given it
-            what = f"{scope['method']} {printable(scope['path'])[:80]} {status} {1000 * seconds:.1f} ms"
+            what = f"{note.method[:16]} {printable(scope['path'])[:80]} {status} {1000 * seconds:.1f} ms"
             images = f" {note.images} image{'s' * (note.images != 1)}" if note.images else ""
             print(f"{client} {what}{images} {note.request_id}", file=sys.stderr, flush=True)
 

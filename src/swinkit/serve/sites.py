@@ -1,7 +1,7 @@
 """Which pages of the web may use a server that asks for no token.
 
-A browser sends what any page tells it to, to servers of its own machine too. Two things are refused: requests that change or compute
-something from pages of other sites (as Go's http.CrossOriginProtection decides: Sec-Fetch-Site, and Origin where a browser does not send it),
+A browser sends what any page tells it to, to servers of its own machine too. Two things are refused: requests from pages of other sites
+that do more than look (as Go's http.CrossOriginProtection decides: Sec-Fetch-Site, and Origin where a browser does not send it),
 and names that are not the server's, by which a page whose own name was made to point here (DNS rebinding) would read answers. Programs send
 none of these headers. A token makes both needless: no foreign page has it.
 """
