@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from serving import Told, forms, picture, problem, running, small_predictor
+from serving import Told, forms, picture, problem, running, small_predictor, wait_for
+from swinkit.data.images import decode
 from swinkit.data.transforms import Preprocess, eval_transform, framed
 from swinkit.serve import Settings, pictures
 from swinkit.serve.bodies import Upload, clean_name
 from swinkit.serve.metrics import Metrics
 from swinkit.serve.models import Served
+from swinkit.serve.pixels import Pixels
 from swinkit.serve.problems import ApiError
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -205,3 +208,42 @@ def test_explanations_wait_as_small_images(predictor):
     served = Served("m", predictor, Settings(), Metrics())
     assert max(served.frame(Image.open(io.BytesIO(picture(size=(900, 500))))).size) < 40
     served.batcher.close(1)
+
+
+def test_huge_images_are_decoded_one_at_a_time_and_small_ones_do_not_keep_them_out():
+    pixels, most, done = Pixels(100), [], []
+    before, go = threading.Event(), threading.Event()
+
+    def decode(count):
+        with pixels.holding(count):
+            most.append(pixels.used)
+            before.set()
+            go.wait(20)
+            done.append(count)
+
+    threads = [threading.Thread(target=decode, args=(10,))]
+    threads[0].start()
+    assert before.wait(20)
+    threads.append(threading.Thread(target=decode, args=(1000,)))
+    threads[1].start()
+    wait_for(pixels._turn.locked)
+    threads += [threading.Thread(target=decode, args=(60,)) for _ in range(2)]
+    for thread in threads[2:]:
+        thread.start()
+    assert most == [10]
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert done[:2] == [10, 1000]
+    assert max(most) == 100
+    assert pixels.used == 0
+
+
+def test_decoding_stays_within_the_pixels_of_all_threads(predictor, monkeypatch):
+    used = []
+    monkeypatch.setattr(pictures, "decode", lambda *given: used.append(served[1].service.pixels.used) or decode(*given))
+    with running(predictor, max_pixels=3000, decoders=4) as served:
+        client = served[0]
+        assert client.post("/predict", files=forms(*[picture(seed) for seed in range(8)])).status_code == 200
+        assert problem(client.post("/predict", files=forms(picture(), picture()[:600])))[0] == 400
+        assert (len(used), max(used), served[1].service.pixels.used) == (10, 40 * 36 * 2, 0)

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from swinkit.cli.shared import Amp, Device, Json, Source, app
 from swinkit.errors import ConfigError
+from swinkit.tasks.text import printable
 
 if TYPE_CHECKING:
     from swinkit.serve import Settings
@@ -150,9 +151,12 @@ def _scaled(name: str, value: float, unit: int) -> int:
 
 def _token(file: str | None) -> str | None:
     """Never an argument: those are seen by everybody on the machine."""
-    if file is not None:
-        return Path(file).expanduser().read_text(errors="replace").strip()
-    return os.environ.get("SWINKIT_TOKEN") or None
+    if file is None:
+        return token.strip() if (token := os.environ.get("SWINKIT_TOKEN")) is not None else None
+    path = Path(file).expanduser()
+    if os.name == "posix" and path.stat().st_mode & 0o004:
+        _tell(f"WARNING: other users of this machine may read {printable(str(path))}; chmod 600 it.")
+    return path.read_text(errors="replace").strip()
 
 
 def _tell(line: str) -> None:

@@ -30,7 +30,7 @@ def as_bytes(error: ApiError) -> bytes:
 
 
 class PatientProtocol(H11Protocol):
-    """A connection that ends when the head of its next request takes too long, however slowly it trickles in, or nobody reads its answer."""
+    """A connection that ends when the head of its next request takes too long, however slowly it comes, or nobody reads its answer."""
 
     seconds = 10.0
     most = 512

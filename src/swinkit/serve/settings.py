@@ -41,7 +41,7 @@ class Settings:
     max_bytes: int = 32 * MIB
     """Bytes of a request's body."""
     max_pixels: int = 50_000_000
-    """Pixels of an image, by its header, before it is decoded."""
+    """Pixels of an image, by its header, before it is decoded; and of all images that are decoded at a time."""
     bytes_in_flight: int = 256 * MIB
     """Bytes of all bodies that are held at a time; beyond that, requests get 503."""
     timeout_s: float = 30.0
