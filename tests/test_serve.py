@@ -259,7 +259,7 @@ def test_uploads_in_flight_are_bounded():
 def half_a_request(port, announced, sent):
     """A client that stops in the middle of its body."""
     connection = socket.create_connection(("127.0.0.1", port))
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {announced}\r\n\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {announced}\r\n\r\n"
     connection.sendall(head.encode() + b"x" * sent)
     connection.settimeout(20)
     return connection

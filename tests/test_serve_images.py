@@ -15,7 +15,7 @@ from serving import Told, forms, picture, problem, running, small_predictor, wai
 from swinkit.data.images import decode
 from swinkit.data.transforms import Preprocess, eval_transform, framed
 from swinkit.serve import Settings, pictures
-from swinkit.serve.bodies import Upload, clean_name
+from swinkit.serve.bodies import Body, Budget, Upload, clean_name
 from swinkit.serve.metrics import Metrics
 from swinkit.serve.models import Served
 from swinkit.serve.pixels import Pixels
@@ -247,3 +247,16 @@ def test_decoding_stays_within_the_pixels_of_all_threads(predictor, monkeypatch)
         assert client.post("/predict", files=forms(*[picture(seed) for seed in range(8)])).status_code == 200
         assert problem(client.post("/predict", files=forms(picture(), picture()[:600])))[0] == 400
         assert (len(used), max(used), served[1].service.pixels.used) == (10, 40 * 36 * 2, 0)
+
+
+def test_a_body_counts_until_it_is_freed_and_is_held_once():
+    budget = Budget(10)
+    body = Body(budget)
+    body.add(b"abc", 10)
+    body.add(b"defg", 10)
+    assert (body.whole(), len(body.content), budget.used) == (b"abcdefg", 0, 7)
+    with pytest.raises(ApiError, match="Too many uploads"):
+        Body(budget).add(b"1234", 10)
+    body.free()
+    body.free()
+    assert budget.used == 0

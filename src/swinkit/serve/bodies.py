@@ -67,18 +67,24 @@ class Body:
     """A body in memory, until it is freed."""
 
     def __init__(self, budget: Budget) -> None:
-        self._budget, self.content = budget, bytearray()
+        self._budget, self._size, self.content = budget, 0, bytearray()
 
     def add(self, chunk: bytes, limit: int) -> None:
         """Errors: ApiError (413, 503)."""
         _check_size(len(self.content) + len(chunk), limit)
         self._budget.take(len(chunk))
+        self._size += len(chunk)
         self.content += chunk
+
+    def whole(self) -> bytes:
+        """The content, once, for whoever goes on with it; it counts until it is freed, and is not held twice."""
+        content, self.content = bytes(self.content), bytearray()
+        return content
 
     def free(self) -> None:
         """Forget the content; more than once does no harm."""
-        self._budget.give(len(self.content))
-        self.content = bytearray()
+        self._budget.give(self._size)
+        self._size, self.content = 0, bytearray()
 
 
 @asynccontextmanager

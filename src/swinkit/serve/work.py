@@ -88,7 +88,7 @@ async def _computed(places: Places, call: Call, values: list[Any], names: list[s
 
 
 async def _uploads(request: Request, service: Service, kind: str, body: Body, most: int) -> list[Upload]:
-    arguments = (kind, request.headers.get("content-type", ""), bytes(body.content), most)
+    arguments = (kind, request.headers.get("content-type", ""), body.whole(), most)
     if kind in (MULTIPART, JSON):
         return await service.in_thread(uploads_in, *arguments)
     return uploads_in(*arguments)  # taken as it is
