@@ -164,7 +164,23 @@ def test_the_documentation_loads_nothing_and_lists_every_route(client):
 def test_errors_have_one_shape(client, route, body, says):
     answer = client.post(route, **body)
     assert problem(answer) == says
-    assert (says[0] != 405) or answer.headers["allow"] == "GET"
+    assert (says[0] != 405) or answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("route", ["/", "/docs", "/openapi.json", "/health", "/ready", "/models", "/metrics"])
+def test_head_is_get_without_the_body(client, route):
+    head, get = client.head(route), client.get(route)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert int(head.headers["content-length"]) > 0
+    assert problem(client.get("/models/")) == (404, "no_such_route"), "no redirect to wherever the client says that it is"
+
+
+def test_head_is_counted_and_refused_as_get_is(client):
+    client.head("/health")
+    assert (client.head("/predict").status_code, client.head("/predict").headers["allow"]) == (405, "POST")
+    assert client.head("/health/").status_code == 404
+    assert 'swinkit_requests_total{route="/health",status="200"}' in client.get("/metrics").text
 
 
 def test_one_bad_image_among_good_ones_is_named(client):
@@ -243,7 +259,7 @@ def test_uploads_in_flight_are_bounded():
 def half_a_request(port, announced, sent):
     """A client that stops in the middle of its body."""
     connection = socket.create_connection(("127.0.0.1", port))
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {announced}\r\n\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {announced}\r\n\r\n"
     connection.sendall(head.encode() + b"x" * sent)
     connection.settimeout(20)
     return connection
@@ -451,9 +467,13 @@ def test_the_log_has_one_printable_line_per_request(capfd):
     with running(Told(), access_log=True) as (client, _):
         client.post("/predict", files=forms(picture()), headers={"X-Request-ID": "abc"})
         client.get("/a%0Ab%1B[31m")
+        client.request("A" * 3000, "/health")
+        client.head("/health")
     lines = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"127\.0\.0\.1 POST /predict 200 [\d.]+ ms 1 image abc", lines[0])
-    assert len(lines) == 2
+    assert len(lines) == 4
+    assert f"127.0.0.1 {'A' * 16} /health 405" in lines[2]
+    assert "HEAD /health 200" in lines[3]
     assert r"/a\nb\x1b[31m 404" in lines[1]
 
 

@@ -1,7 +1,10 @@
 """The queue in front of a model: what goes together, what is refused, what is dropped."""
 
+import random
 import threading
 import time
+from concurrent.futures import CancelledError
+from contextlib import suppress
 
 import pytest
 
@@ -109,6 +112,57 @@ def test_an_error_reaches_the_requests_of_its_batch_alone():
         bad.future.result(20)
     assert good.future.result(20) == [4]
     wait_for(lambda: queue.taken == 0)
+    queue.close(5)
+
+
+class Panic(BaseException):
+    """As Rust's panics come through PyO3."""
+
+
+@pytest.mark.parametrize("error", [Panic("p"), SystemExit(3), KeyboardInterrupt(), MemoryError()])
+def test_the_thread_survives_whatever_is_raised(error):
+    def fall(values):
+        raise error
+
+    queue = batcher()
+    with pytest.raises((RuntimeError, MemoryError)):
+        submit(queue, fall, [1]).future.result(20)
+    assert submit(queue, Model().double, [1]).future.result(20) == [2]
+    queue.close(5)
+
+
+def test_no_place_is_ever_lost():
+    """Clients that submit, cancel, give back, fail and are refused, all at once; afterwards every place is free again."""
+    queue, chance = batcher(capacity=12, max_wait=0.0005), random.Random(0)
+    wrong = []
+
+    def client(dice):
+        for number in range(150):
+            count = dice.randint(1, 5)
+            with suppress(QueueFullError, ZeroDivisionError), queue.places(count) as places:
+                if dice.random() < 0.2:
+                    1 / 0  # noqa: B018
+                values = [number + index for index in range(count)]
+                ticket = places.submit(Model.fail if dice.random() < 0.2 else twice, values)
+                if dice.random() < 0.3:
+                    time.sleep(dice.random() / 1000)
+                    ticket.future.cancel()
+                with suppress(CancelledError, TypeError):
+                    wrong.extend([values] if ticket.future.result(20) != [2 * value for value in values] else [])
+
+    def twice(values):
+        assert 0 < queue.taken <= 12
+        return [2 * value for value in values]
+
+    threads = [threading.Thread(target=client, args=(random.Random(chance.random()),)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    wait_for(lambda: queue.taken == 0)
+    assert not wrong
+    with queue.places(12):
+        pass
     queue.close(5)
 
 

@@ -3,15 +3,22 @@
 import io
 import random
 import struct
+import threading
 import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from serving import Told, forms, picture, problem, running, small_predictor
-from swinkit.serve import pictures
-from swinkit.serve.bodies import Upload, clean_name
+from serving import Told, forms, picture, problem, running, small_predictor, wait_for
+from swinkit.data.images import decode
+from swinkit.data.transforms import Preprocess, eval_transform, framed
+from swinkit.serve import Settings, pictures
+from swinkit.serve.bodies import Body, Budget, Upload, clean_name
+from swinkit.serve.metrics import Metrics
+from swinkit.serve.models import Served
+from swinkit.serve.pixels import Pixels
 from swinkit.serve.problems import ApiError
 
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -184,3 +191,74 @@ def test_damaged_files_never_make_a_500(client):
 )
 def test_names_are_cleaned(given, kept):
     assert clean_name(given) == kept
+
+
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+@pytest.mark.parametrize("size", [(8, 8), (24, 24), (9, 16)])
+def test_a_framed_image_is_small_and_prepared_the_same(size, crop_pct):
+    preprocess = Preprocess(size=size, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=crop_pct)
+    for width, height in [(40, 36), (301, 77), (77, 302), (200, 9), (9, 203), (5, 5), (25, 24), (30, 31), (1, 90)]:
+        image = Image.open(io.BytesIO(picture(size=(width, height))))
+        small = framed(image, preprocess)
+        assert torch.equal(eval_transform(preprocess)(small), eval_transform(preprocess)(image)), (width, height)
+        assert all(got <= want / crop_pct + 4 for got, want in zip(small.size, size[::-1], strict=True))
+
+
+def test_explanations_wait_as_small_images(predictor):
+    served = Served("m", predictor, Settings(), Metrics())
+    assert max(served.frame(Image.open(io.BytesIO(picture(size=(900, 500))))).size) < 40
+    served.batcher.close(1)
+
+
+def test_huge_images_are_decoded_one_at_a_time_and_small_ones_do_not_keep_them_out():
+    pixels, most, done = Pixels(100), [], []
+    before, go = threading.Event(), threading.Event()
+
+    def decode(count):
+        with pixels.holding(count):
+            most.append(pixels.used)
+            before.set()
+            go.wait(20)
+            done.append(count)
+
+    threads = [threading.Thread(target=decode, args=(10,))]
+    threads[0].start()
+    assert before.wait(20)
+    threads.append(threading.Thread(target=decode, args=(1000,)))
+    threads[1].start()
+    wait_for(pixels._turn.locked)
+    threads += [threading.Thread(target=decode, args=(60,)) for _ in range(2)]
+    for thread in threads[2:]:
+        thread.start()
+    assert most == [10]
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert done[:2] == [10, 1000]
+    assert max(most) == 100
+    assert pixels.used == 0
+
+
+def test_decoding_stays_within_the_pixels_of_all_threads(predictor, monkeypatch):
+    used = []
+    monkeypatch.setattr(pictures, "decode", lambda *given: used.append(served[1].service.pixels.used) or decode(*given))
+    with running(predictor, max_pixels=3000, decoders=4) as served:
+        client = served[0]
+        assert client.post("/predict", files=forms(*[picture(seed) for seed in range(8)])).status_code == 200
+        assert problem(client.post("/predict", files=forms(picture(), picture()[:600])))[0] == 400
+        wait_for(lambda: served[1].service.pixels.used == 0)
+    assert len(used) >= 9
+    assert set(used) <= {40 * 36, 40 * 36 * 2}, "one or two at a time, and never uncounted"
+
+
+def test_a_body_counts_until_it_is_freed_and_is_held_once():
+    budget = Budget(10)
+    body = Body(budget)
+    body.add(b"abc", 10)
+    body.add(b"defg", 10)
+    assert (body.whole(), len(body.content), budget.used) == (b"abcdefg", 0, 7)
+    with pytest.raises(ApiError, match="Too many uploads"):
+        Body(budget).add(b"1234", 10)
+    body.free()
+    body.free()
+    assert budget.used == 0

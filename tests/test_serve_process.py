@@ -160,6 +160,27 @@ def test_the_token_comes_from_the_environment(monkeypatch, model):
     assert (settings.host, settings.port, settings.max_bytes, settings.max_pixels) == ("127.0.0.1", 8000, 32 * 2**20, 50_000_000)
 
 
+def test_an_empty_token_is_not_no_token(monkeypatch, model, tmp_path, capsys):
+    monkeypatch.setattr("swinkit.serve.starting.start", lambda *arguments: pytest.fail("it started, open to all"))
+    monkeypatch.setenv("SWINKIT_TOKEN", "")
+    assert run(["serve", str(model)]) == 1
+    assert "The token has 0 characters" in capsys.readouterr().err
+    (tmp_path / "token").touch()
+    assert run(["serve", str(model), "--token-file", str(tmp_path / "token")]) == 1
+
+
+def test_a_token_that_others_may_read_is_warned_of(monkeypatch, model, tmp_path, capsys):
+    seen = []
+    monkeypatch.setattr("swinkit.serve.starting.start", lambda *arguments: seen.append(arguments[2].token))
+    file = tmp_path / "token"
+    file.write_text("sesame-open\r\n")
+    for mode, warned in ((0o600, False), (0o644, True), (0o640, False)):
+        file.chmod(mode)
+        assert run(["serve", str(model), "--token-file", str(file)]) == 0
+        assert ("chmod 600" in capsys.readouterr().err) is warned
+    assert seen == ["sesame-open"] * 3
+
+
 def test_listening_to_everybody_without_a_token_is_warned_of(monkeypatch):
     from swinkit.serve.starting import _announce
 

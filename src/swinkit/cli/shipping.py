@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from swinkit.cli.shared import Amp, Device, Json, Source, app
 from swinkit.errors import ConfigError
+from swinkit.tasks.text import printable
 
 if TYPE_CHECKING:
     from swinkit.serve import Settings
@@ -105,6 +106,10 @@ def serve(
     token_file: Annotated[
         str | None, Parameter(help="A file with the token that clients must send; without it, the variable SWINKIT_TOKEN.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        Parameter(consume_multiple=True, negative="", help="Names of this server besides localhost, for a proxy in front and no token."),
+    ] = None,
     access_log: Annotated[bool, Parameter(help="One line per request on stderr.")] = True,
     device: Device = "auto",
     amp: Amp = False,
@@ -119,7 +124,7 @@ def serve(
     settings = Settings(
         host=host, port=port, max_batch=max_batch, max_wait_ms=max_wait_ms, queue=queue, max_images=max_images, max_bytes=body,
         bytes_in_flight=max(Settings.bytes_in_flight, body), max_pixels=pixels, timeout_s=timeout,
-        token=_token(token_file), access_log=access_log,
+        token=_token(token_file), hosts=tuple(allow_host or ()), access_log=access_log,
     )  # fmt: skip
     if ray:
         return _serve_with_ray(
@@ -146,9 +151,12 @@ def _scaled(name: str, value: float, unit: int) -> int:
 
 def _token(file: str | None) -> str | None:
     """Never an argument: those are seen by everybody on the machine."""
-    if file is not None:
-        return Path(file).expanduser().read_text(errors="replace").strip()
-    return os.environ.get("SWINKIT_TOKEN") or None
+    if file is None:
+        return token.strip() if (token := os.environ.get("SWINKIT_TOKEN")) is not None else None
+    path = Path(file).expanduser()
+    if os.name == "posix" and path.stat().st_mode & 0o004:
+        _tell(f"WARNING: other users of this machine may read {printable(str(path))}; chmod 600 it.")
+    return path.read_text(errors="replace").strip()
 
 
 def _tell(line: str) -> None:

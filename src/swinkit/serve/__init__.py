@@ -11,10 +11,10 @@ Routes
     POST /explain?model=NAME&label=     one image -> a PNG of what speaks for a class; not from exported files (501)
     GET  /models /health /ready /metrics /openapi.json /docs, and the page at /
 
-Every answer that is no result is {"error": {"code", "message", "request_id"}}: 400 no image, 401 token, 404 model, label or route,
-405 method, 408 slow body, 413 too many bytes, pixels or images, 415 type of body, 422 parameters, 500 the server, 501 cannot do
-that, 503 with Retry-After when overloaded or stopping, 504 too slow. X-Request-ID is on every
-answer, and the client's own where it is sane.
+Every answer that is no result is {"error": {"code", "message", "request_id"}}: 400 no image, 401 token, 403 a page of another site,
+404 model, label or route, 405 method, 408 slow body, 413 too many bytes, pixels or images, 415 type of body, 422 parameters, 500 the
+server, 501 cannot do that, 503 with Retry-After when overloaded or stopping, 504 too slow. X-Request-ID is on every answer, and the
+client's own where it is sane.
 
 How it works
     The event loop reads bodies (`bodies`), a few threads decode them (`pictures`), one thread per model computes batches (`batching`).
@@ -26,8 +26,9 @@ How it works
 Limits (`Settings` has all, with their defaults)
     Formats: PNG, JPEG, WebP, GIF (first frame), BMP. The header is looked at before pixels are decoded. EXIF rotation is applied, no
     metadata is given out, no path or URL of a client is ever opened, file names are only repeated, without folders and control characters.
-    No CORS headers. The server listens on 127.0.0.1 unless told otherwise. SIGTERM and Ctrl-C: /ready and new requests get 503, what was
-    taken is answered within `grace_s`, then the process ends with 0 after SIGTERM, 130 after Ctrl-C.
+    No CORS headers; without a token, pages of other sites and foreign host names are refused (`sites`). The server listens on 127.0.0.1
+    unless told otherwise. SIGTERM and Ctrl-C: /ready and new requests get 503, what was taken is answered within `grace_s`,
+    then the process ends with 0 after SIGTERM, 130 after Ctrl-C.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def create_app(predictors: Mapping[str, Predictor], *, settings: Settings | None
         raise ConfigError("There is no model to serve; give at least one.")
     settings = settings or Settings()
     # FastAPI's own pages of documentation load scripts from elsewhere; `reference` is ours.
-    app = FastAPI(title="swinkit", version=swinkit.__version__, description=ABOUT, docs_url=None, redoc_url=None, lifespan=_lifespan)
+    pages: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
+    app = FastAPI(title="swinkit", version=swinkit.__version__, description=ABOUT, lifespan=_lifespan, **pages)
     app.state.service = Service(predictors, settings)
     guard = [Depends(routes.check_token)] if settings.token else []
     app.include_router(routes.guarded, dependencies=guard, responses=routes.errors(401) if guard else {})
@@ -73,7 +74,10 @@ async def _no_such_route(request: Request, error: Any) -> Response:
     codes = {404: "no_such_route", 405: "no_such_method"}
     says = {404: "There is no such route; GET /openapi.json lists them.", 405: "The route has other methods; Allow lists them."}
     code, message = codes.get(error.status_code, "refused"), says.get(error.status_code, str(error.detail))
-    return await _refused(request, ApiError(error.status_code, code, message, error.headers))
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"  # `Envelope` makes the one of the other
+    return await _refused(request, ApiError(error.status_code, code, message, headers))
 
 
 async def _gone(request: Request, error: Any) -> Response:

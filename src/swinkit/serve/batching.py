@@ -203,8 +203,8 @@ class Batcher:
             outputs = batch[0].ticket.call([item.value for item in batch])
             assert len(outputs) == len(batch), "a call gives one output per input"
             problem = None
-        except Exception as error:  # whatever a model raises belongs to the requests of its batch, and to them alone
-            outputs, problem = [], error
+        except BaseException as error:  # whatever a model raises belongs to the requests of its batch alone; the thread has to live
+            outputs, problem = [], error if isinstance(error, Exception) else RuntimeError(repr(error))
         self._count(len(batch), time.perf_counter() - started)
         for number, item in enumerate(batch):
             item.ticket.fail(problem) if problem else item.ticket.put(item.index, outputs[number])

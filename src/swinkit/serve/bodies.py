@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -68,18 +67,24 @@ class Body:
     """A body in memory, until it is freed."""
 
     def __init__(self, budget: Budget) -> None:
-        self._budget, self.content = budget, bytearray()
+        self._budget, self._size, self.content = budget, 0, bytearray()
 
     def add(self, chunk: bytes, limit: int) -> None:
         """Errors: ApiError (413, 503)."""
         _check_size(len(self.content) + len(chunk), limit)
         self._budget.take(len(chunk))
+        self._size += len(chunk)
         self.content += chunk
+
+    def whole(self) -> bytes:
+        """The content, once, for whoever goes on with it; it counts until it is freed, and is not held twice."""
+        content, self.content = bytes(self.content), bytearray()
+        return content
 
     def free(self) -> None:
         """Forget the content; more than once does no harm."""
-        self._budget.give(len(self.content))
-        self.content = bytearray()
+        self._budget.give(self._size)
+        self._size, self.content = 0, bytearray()
 
 
 @asynccontextmanager
@@ -194,8 +199,8 @@ def _check_count(count: int, most: int) -> None:
 def clean_name(name: bytes | str | None) -> str | None:
     """A client's file name for an answer: its last part, printable, at most 120 characters; it is never opened."""
     text = name.decode(errors="replace") if isinstance(name, bytes) else name or ""
-    return printable(re.split(r"[/\\]", text)[-1])[:120].strip() or None
+    return printable(text.replace("\\", "/").rpartition("/")[2][:120])[:120].strip() or None
 
 
 def _short(text: str) -> str:
-    return printable(text)[:60]
+    return printable(text[:60])[:60]

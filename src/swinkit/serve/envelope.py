@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from swinkit.serve.problems import answer, failed
+from swinkit.serve.problems import ApiError, answer, failed
 from swinkit.serve.service import Service
+from swinkit.serve.sites import check_site
 from swinkit.tasks.text import printable
 
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -22,6 +23,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 """What every answer has that does not say otherwise."""
@@ -34,6 +36,7 @@ class Note:
     """What the log tells of a request."""
 
     request_id: str
+    method: str
     began: float = field(default_factory=time.perf_counter)
     status: int = 0
     images: int = 0
@@ -50,7 +53,9 @@ class Envelope:
         """ASGI."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        note = scope.setdefault("state", {})["note"] = Note(_request_id(scope))
+        note = scope.setdefault("state", {})["note"] = Note(_request_id(scope), scope["method"])
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy: by the original the server leaves the body out
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -69,7 +74,11 @@ class Envelope:
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, note: Note) -> None:
         try:
+            check_site(scope["method"], Headers(scope=scope), self.service.settings)
             await self.app(scope, receive, send)
+        except ApiError as error:
+            self.service.metrics.refused.labels(error.code).inc()
+            await answer(error, note.request_id)(scope, receive, send)
         except Exception:
             log_error(note.request_id)
             if note.status:
@@ -83,7 +92,7 @@ class Envelope:
         self.service.metrics.answered(route, status, seconds)
         if self.service.settings.access_log:
             client = printable(str((scope.get("client") or ("-",))[0]))[:45]  # a proxy may have given it
-            what = f"{scope['method']} {printable(scope['path'])[:80]} {status} {1000 * seconds:.1f} ms"
+            what = f"{note.method[:16]} {printable(scope['path'])[:80]} {status} {1000 * seconds:.1f} ms"
             images = f" {note.images} image{'s' * (note.images != 1)}" if note.images else ""
             print(f"{client} {what}{images} {note.request_id}", file=sys.stderr, flush=True)
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from swinkit.data.transforms import framed
 from swinkit.predict import Predictor
 from swinkit.runtimes.artefacts import is_artefact
 from swinkit.serve.batching import Batcher, QueueFullError
@@ -51,6 +52,10 @@ class Served:
         if not vectors.isfinite().all():
             raise ArithmeticError("a vector of this batch is not finite; look for NaN in the weights")
         return vectors.unbind()
+
+    def frame(self, image: Image.Image) -> Image.Image:
+        """An image as small as `overlay` needs it: in the queue 50 million pixels would be 200 MB."""
+        return framed(image, self.predictor.preprocess)
 
     def overlay(self, label: str | int | None) -> Callable[[list[Image.Image]], list[PNG]]:
         """A call of its own: images -> PNG files that show what speaks for the label."""

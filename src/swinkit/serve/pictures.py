@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -11,6 +13,7 @@ from swinkit.data.images import decode
 from swinkit.data.transforms import Preprocess
 from swinkit.errors import InputError
 from swinkit.serve.bodies import Upload
+from swinkit.serve.pixels import Pixels
 from swinkit.serve.problems import ApiError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -19,9 +22,20 @@ SCANS = 200
 """A progressive JPEG draws the image in about ten scans; some thousand of them take minutes and fit into a kilobyte."""
 
 
+@contextmanager
+def opened_picture(upload: Upload, number: int, preprocess: Preprocess, pixels: Pixels) -> Iterator[Image.Image]:
+    """`open_picture`, within the pixels that all threads may have decoded at a time."""
+    name = _named(upload, number)
+    with _opened(upload.content, name, pixels.limit) as image:
+        _check(image, upload.content, name, preprocess, pixels.limit)  # what is refused need not wait
+        count = image.width * image.height
+    with pixels.holding(count):
+        yield open_picture(upload, number, preprocess, pixels.limit)
+
+
 def open_picture(upload: Upload, number: int, preprocess: Preprocess, max_pixels: int) -> Image.Image:
     """An upload as `read_image` would give it: 8 bit, upright, opaque. Errors: ApiError (400, 413)."""
-    name = upload.name or f"image {number + 1}"
+    name = _named(upload, number)
     with _opened(upload.content, name, max_pixels) as image:
         _check(image, upload.content, name, preprocess, max_pixels)
         try:
@@ -29,6 +43,10 @@ def open_picture(upload: Upload, number: int, preprocess: Preprocess, max_pixels
         except InputError as error:
             reason = error.__cause__
             raise _bad(f"{name} is broken or cut short ({_reason(reason) if reason else error}).") from error
+
+
+def _named(upload: Upload, number: int) -> str:
+    return upload.name or f"image {number + 1}"
 
 
 def _opened(content: bytes, name: str, max_pixels: int) -> Image.Image:

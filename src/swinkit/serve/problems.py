@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 REASONS = {
     400: "The body cannot be read, or holds something that is no image.",
     401: "The token is missing or wrong.",
+    403: "The request comes from a page of another site, or calls the server by a name that is not its own.",
     404: "There is no such model, label or page.",
     405: "The method is not that of the route.",
     408: "The body did not arrive in time.",

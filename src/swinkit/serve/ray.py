@@ -175,6 +175,7 @@ def run(
     """
     ray, serve = need("ray", "ray", "swinkit serve --ray"), need("ray.serve", "ray", "swinkit serve --ray")
     _check(replicas, max_replicas, 1)
+    settings = settings.at_home()
     joined = ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
     _check_address(settings, say, alone=not joined)
     _try_models(models, names, device, amp, say)

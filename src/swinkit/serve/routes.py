@@ -83,7 +83,7 @@ def _gives(kind: str, schema: dict[str, str]) -> dict[int | str, dict[str, Any]]
 
 ServiceOf = Annotated[Service, Depends(service_of)]
 ModelOf = Annotated[Served, Depends(model_of)]
-TAKING = errors(400, 404, 408, 413, 415, 422, 500, 503, 504)
+TAKING = errors(400, 403, 404, 408, 413, 415, 422, 500, 503, 504)
 
 guarded, free = APIRouter(), APIRouter()
 """Routes that need the token where there is one, and routes that never do."""
@@ -138,29 +138,29 @@ async def explain(
     if not model.explains:
         raise ApiError(501, "no_explanation", f"{model.name} cannot be looked into: that needs a model in PyTorch, not an exported file.")
     index = None if label is None else _index(label, model.predictor.classes)
-    done = await work.run(request, service, model, work.Work(lambda image: image, model.overlay(index), 1))
+    done = await work.run(request, service, model, work.Work(model.frame, model.overlay(index), 1))
     return Response(done.outputs[0], media_type="image/png")
 
 
-@guarded.get("/models", responses=errors(500))
+@guarded.get("/models", responses=errors(403, 500))
 async def models(service: ServiceOf) -> Models:
     """The models that are served."""
     return Models(models=[schemas.ModelFacts(**model.facts()) for model in service.models.values()])
 
 
-@guarded.get("/metrics", response_class=Response, responses=errors(500) | _gives("text/plain", {"type": "string"}))
+@guarded.get("/metrics", response_class=Response, responses=errors(403, 500) | _gives("text/plain", {"type": "string"}))
 async def metrics(service: ServiceOf) -> Response:
     """Counters for Prometheus."""
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@free.get("/health", responses=errors(500))
+@free.get("/health", responses=errors(403, 500))
 async def health() -> Status:
     """Whether the process answers."""
     return Status(status="alive")
 
 
-@free.get("/ready", responses=errors(500) | {503: {"model": Status, "description": REASONS[503]}})
+@free.get("/ready", responses=errors(403, 500) | {503: {"model": Status, "description": REASONS[503]}})
 async def ready(service: ServiceOf) -> Any:
     """Whether requests are taken: 503 while the models warm up and while the server shuts down."""
     state = "stopping" if service.stopped else "ready" if service.ready else "failed" if service.problem else "warming up"

@@ -12,6 +12,7 @@ from swinkit.serve.batching import QueueClosedError
 from swinkit.serve.bodies import Budget
 from swinkit.serve.metrics import Metrics
 from swinkit.serve.models import Served
+from swinkit.serve.pixels import Pixels
 from swinkit.serve.problems import ApiError, stopping
 from swinkit.serve.settings import Settings
 
@@ -25,6 +26,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.budget = Budget(settings.bytes_in_flight)
+        self.pixels = Pixels(settings.max_pixels)
         self._pool = ThreadPoolExecutor(settings.decoders, "swinkit-decode")
         self.models = {name: Served(name, predictor, settings, self.metrics) for name, predictor in predictors.items()}
         self.ready = self.stopped = False

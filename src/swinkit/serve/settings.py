@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from swinkit.errors import ConfigError
@@ -26,6 +27,8 @@ class Settings:
     """0: any free one."""
     token: str | None = field(default=None, repr=False)
     """What clients must send as `Authorization: Bearer TOKEN`; None: nothing."""
+    hosts: tuple[str, ...] = ()
+    """Names by which clients may call a server without a token, besides addresses and localhost; others get 403. None: any name will do."""
     max_batch: int = 16
     """The most images that the model computes at a time."""
     max_wait_ms: float = 5.0
@@ -38,7 +41,7 @@ class Settings:
     max_bytes: int = 32 * MIB
     """Bytes of a request's body."""
     max_pixels: int = 50_000_000
-    """Pixels of an image, by its header, before it is decoded."""
+    """Pixels of an image, by its header, before it is decoded; and of all images that are decoded at a time."""
     bytes_in_flight: int = 256 * MIB
     """Bytes of all bodies that are held at a time; beyond that, requests get 503."""
     timeout_s: float = 30.0
@@ -69,6 +72,7 @@ class Settings:
         if not self.host or self.host != self.host.strip():
             raise ConfigError(f"host is {self.host!r}; expected an address such as 127.0.0.1.")
         _check_token(self.token)
+        _check_hosts(self.hosts)
         if self.bytes_in_flight < self.max_bytes:
             raise ConfigError(f"bytes_in_flight is {self.bytes_in_flight}; expected at least max_bytes, {self.max_bytes}.")
 
@@ -77,11 +81,28 @@ class Settings:
         """How many images a request may bring."""
         return min(self.max_images, self.queue)
 
+    def at_home(self) -> Settings:
+        """The same; where it listens on this machine alone, by no name but localhost and those of `hosts`."""
+        return replace(self, hosts=self.hosts or ("localhost",)) if _is_home(self.host) else self
+
     @classmethod
     def of(cls, **given: Any) -> Settings:
         """Settings from those that are given; None stands for the default."""
         known = {name.name for name in fields(cls)}
         return cls(**{name: value for name, value in given.items() if value is not None and name in known})
+
+
+def _is_home(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_hosts(hosts: Any) -> None:
+    for name in hosts if isinstance(hosts, tuple) else (hosts,):
+        if not isinstance(name, str) or not name or name != name.lower() or set(name) & set("/:@*,[] "):
+            raise ConfigError(f"hosts has {name!r}; expected names in lower case, without a port, such as images.example.org.")
 
 
 def _whole(name: str, value: Any, least: int, most: int | None = None) -> None:

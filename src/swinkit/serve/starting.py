@@ -93,7 +93,7 @@ def run(predictors: Mapping[str, Predictor], settings: Settings, listener: socke
 
 def server_for(predictors: Mapping[str, Predictor], settings: Settings, say: Say) -> Server:
     """A server that is not running yet."""
-    app = create_app(predictors, settings=settings)
+    app = create_app(predictors, settings=settings.at_home())
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients send wrong, they are told
     config = uvicorn.Config(
         app, http=protocol_for(settings), loop="asyncio", ws="none", lifespan="on", log_config=None, log_level="error",

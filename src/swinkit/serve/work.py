@@ -15,7 +15,7 @@ from swinkit.serve.batching import Call, Places, QueueClosedError, QueueFullErro
 from swinkit.serve.bodies import JSON, MULTIPART, Body, Upload, body_of, check_type, uploads_in
 from swinkit.serve.envelope import Note, log_error
 from swinkit.serve.models import Served
-from swinkit.serve.pictures import open_picture
+from swinkit.serve.pictures import opened_picture
 from swinkit.serve.problems import ApiError, busy, stopping
 from swinkit.serve.service import Service
 
@@ -88,17 +88,18 @@ async def _computed(places: Places, call: Call, values: list[Any], names: list[s
 
 
 async def _uploads(request: Request, service: Service, kind: str, body: Body, most: int) -> list[Upload]:
-    arguments = (kind, request.headers.get("content-type", ""), bytes(body.content), most)
+    arguments = (kind, request.headers.get("content-type", ""), body.whole(), most)
     if kind in (MULTIPART, JSON):
         return await service.in_thread(uploads_in, *arguments)
     return uploads_in(*arguments)  # taken as it is
 
 
 def _made(service: Service, model: Served, work: Work) -> Callable[[int, Upload], Any]:
-    limit, preprocess = service.settings.max_pixels, model.predictor.preprocess
+    preprocess = model.predictor.preprocess
 
     def make(number: int, upload: Upload) -> Any:
-        return work.prepare(open_picture(upload, number, preprocess, limit))
+        with opened_picture(upload, number, preprocess, service.pixels) as image:
+            return work.prepare(image)
 
     return make
 
