@@ -47,7 +47,8 @@ def _show(axes: Axes, picture: Picture | Floats, title: str) -> None:
     height, width = picture.shape[:2]
     # "none" puts the picture into an SVG as it is, without scaling it up.
     axes.imshow(enlarged(picture), extent=(0, width, height, 0), interpolation="none")
-    axes.set_title(title, fontsize=8.5, fontweight="normal", pad=4)
+    # A class may be called "$5 or $10", which is no mathematics.
+    axes.set_title(title, fontsize=8.5, fontweight="normal", pad=4, parse_math=False)
     bare(axes)
 
 
@@ -77,7 +78,7 @@ def signed_map(picture: Picture, values: Floats, title: str) -> Figure:
     _show(left, picture, "picture")
     limit = float(np.quantile(np.abs(values), 0.99)) or 1.0
     drawn = right.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, extent=(0, width, height, 0))
-    right.set_title(title, fontsize=8.5, fontweight="normal", pad=4)
+    right.set_title(title, fontsize=8.5, fontweight="normal", pad=4, parse_math=False)
     bare(right)
     figure.colorbar(drawn, ax=right, fraction=0.046, pad=0.03)
     return figure
