@@ -8,7 +8,7 @@ import torch
 
 from small_models import small
 from swinkit.errors import InputError
-from swinkit.explain import explain, insides, picture
+from swinkit.explain import explain, insides, looks, picture
 from swinkit.explain.interactive import body, packed
 from swinkit.explain.recording import record
 
@@ -36,3 +36,31 @@ def test_names_of_classes_are_text_and_nothing_else(photo, tmp_path):
         assert made.facts["explained"] == name
         assert f"evidence for {escape(name, quote=False)}<" in path.read_text()
         assert "<b>" not in path.read_text()
+
+
+def test_options_that_are_not_there(photo, tmp_path):
+    for options, words in [
+        ({"block": 1}, "no block 1; expected STAGE.BLOCK"),
+        ({"block": (-1, 0)}, "no block"),
+        ({"similar": tmp_path / "missing"}, "missing is no folder"),
+        ({"similar": "fashion-mnist-sample"}, "fashion-mnist-sample is no folder"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            explain(model_of(), photo, **options)
+    with pytest.raises(InputError, match="has no classifier, so no class can be explained"):
+        explain(model_of(num_classes=0, labels=()), photo, label="cat", methods=["rollout"])
+
+
+def test_of_a_large_picture_only_the_mean_over_heads_is_shown(photo, monkeypatch):
+    """Nothing is called a head that is none."""
+    drawn = []
+    draw = looks.drawing.heat_maps
+    monkeypatch.setattr(looks.drawing, "heat_maps", lambda seen, maps, *rest: (drawn.append(list(maps)), draw(seen, maps, *rest))[1])
+    explain(model_of(), photo, methods=["attention"])
+    assert drawn[0] == ["mean over heads", "head 0", "head 1", "head 2", "head 3"]
+    for module in (looks, picture):
+        monkeypatch.setattr(module, "MOST_VALUES", 10_000)
+    explain(model_of(), photo, methods=["attention"])
+    assert drawn[2] == ["mean over heads"]
+    with pytest.raises(InputError, match="only the mean over heads is kept; got head 1"):
+        explain(model_of(), photo, methods=["attention"], head=1)

@@ -79,7 +79,9 @@ class Look:
 def attention(look: Look) -> Figured:
     """The chosen block's heads, and all blocks, from one query pixel."""
     recording, block = look.recording, look.recording.block(look.place)
-    heads = [look.head] if look.head is not None else [None, *range(min(block.heads, 15))]
+    heads: list[int | None] = [look.head] if look.head is not None else [None]
+    if look.head is None and block.heads == look.subject.model.config.num_heads[look.place[0]]:  # else their mean alone is kept
+        heads += range(min(block.heads, 15))
     maps = {_head(head): attention_map(recording, look.query, look.place, head) for head in heads}
     blocks = {f"block {s}.{b}": attention_map(recording, look.query, (s, b)).values for s, b in recording.blocks}
     chosen = maps[_head(heads[0])]
