@@ -9,7 +9,7 @@ import torch
 from small_models import small
 from swinkit.errors import InputError
 from swinkit.explain import explain, insides, looks, picture
-from swinkit.explain.interactive import body, packed
+from swinkit.explain.interactive import _compressed, body, packed
 from swinkit.explain.recording import record
 
 
@@ -64,3 +64,20 @@ def test_of_a_large_picture_only_the_mean_over_heads_is_shown(photo, monkeypatch
     assert drawn[2] == ["mean over heads"]
     with pytest.raises(InputError, match="only the mean over heads is kept; got head 1"):
         explain(model_of(), photo, methods=["attention"], head=1)
+
+
+def test_a_page_too_large_leaves_blocks_out_and_says_so():
+    """Any bound is kept while more than one block is there, and the chosen block stays as long as it fits."""
+    recording = record(small(), torch.randn(1, 3, 32, 32))
+    whole = str(body(recording, np.zeros((32, 32, 3), np.uint8), (3, 3), (1, 1)))
+    assert "To keep this page small" not in whole
+    about, _ = packed(recording, 1)
+    assert len(about) == 1
+    for place, block in recording.blocks.items():
+        most = len(_compressed(block.weights.mean(1, keepdim=True))) + 10
+        about, data = packed(recording, most, place)
+        assert place in [(one["stage"], one["block"]) for one in about]
+        assert all(one["averaged"] for one in about)
+        assert len(data) <= most
+    said = str(body(recording, np.zeros((32, 32, 3), np.uint8), (3, 3), (1, 0), most=1500))
+    assert "small, the heads of 1.0, 1.1 are averaged and 0.0, 0.1 are left out (stage.block)" in said
