@@ -81,3 +81,14 @@ def test_a_page_too_large_leaves_blocks_out_and_says_so():
         assert len(data) <= most
     said = str(body(recording, np.zeros((32, 32, 3), np.uint8), (3, 3), (1, 0), most=1500))
     assert "small, the heads of 1.0, 1.1 are averaged and 0.0, 0.1 are left out (stage.block)" in said
+
+
+def test_the_receptive_field_is_measured_around_its_token():
+    """Of an even map the middle token lies beside the picture's middle; without attention and merging it sees its own pixels alone."""
+    x = torch.randn(1, 3, 32, 32)
+    alone = insides.receptive_field(small(depths=(1, 1), window_size=1), x)
+    assert alone.centre == (18, 18)
+    assert alone.side(0.999999) == 4
+    cut = insides.receptive_field(small(depths=(1, 1), window_size=1), torch.randn(1, 3, 10, 2))
+    assert cut.centre == (6, 1)
+    assert cut.side(0.999999) == 4

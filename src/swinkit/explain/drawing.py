@@ -107,16 +107,21 @@ def bias_maps(maps: Floats, title: str, columns: int = 6) -> Figure:
 
 
 @styled
-def receptive_fields(fields: Mapping[str, tuple[Floats, int]]) -> Figure:
-    """Effective receptive fields: name -> (values (height, width), side of the square that holds half), on a scale of roots."""
+def receptive_fields(fields: Mapping[str, tuple[Floats, int]], centre: tuple[float, float] | None = None) -> Figure:
+    """Effective receptive fields: name -> (values (height, width), side of the square that holds half), on a scale of roots.
+
+    centre: (y, x) in pixels of the squares; None: of the picture.
+    """
     from matplotlib.patches import Rectangle
 
     figure = new_figure(2.9 * len(fields), 3.2)
     for axes, (name, (values, side)) in zip(figure.subplots(1, len(fields), squeeze=False).flat, fields.items(), strict=True):
         height, width = values.shape
         axes.imshow(np.sqrt(values / values.max()), cmap="inferno", extent=(0, width, height, 0))
-        corner = ((width - side) / 2, (height - side) / 2)
+        y, x = centre or (height / 2, width / 2)
+        corner = (x - side / 2, y - side / 2)
         axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="white", linewidth=1, linestyle="--"))
+        axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_title(f"{name}: half lies in {side} x {side} pixels", fontsize=8.5, fontweight="normal", pad=4)
         bare(axes)
     return figure

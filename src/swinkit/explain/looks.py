@@ -213,12 +213,12 @@ def receptive_field(look: Look) -> Figured:
     fields = {"this model": (own.values, own.side()), "random weights": (new.values, new.side())}
     text = (
         "The effective receptive field: how strongly the middle token of the last map depends on each pixel, averaged over eight mirrored "
-        "and moved versions of the picture, on a scale of square roots. The dashed square holds half of it."
+        "and moved versions of the picture, on a scale of square roots. The dashed square around that token holds half of it."
         + (" A new V2 model starts with blocks that do nothing, so that only patch merging widens its view." * (own_version(look) == 2)),
     )
     alt = "Effective receptive field of this model beside one with random weights"
     facts = {"half_within": own.side(), "half_within_random": new.side()}
-    return Figured("Effective receptive field", text, {"receptive-field": (drawing.receptive_fields(fields), alt)}, facts)
+    return Figured("Effective receptive field", text, {"receptive-field": (drawing.receptive_fields(fields, own.centre), alt)}, facts)
 
 
 def own_version(look: Look) -> int:
