@@ -222,12 +222,28 @@ def test_accuracy_before_and_after(trained, pictures, tmp_path, capsys):
     assert "red" in capsys.readouterr().out
 
 
-def test_a_file_that_changes_too_much_is_not_kept(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantise, "AGREEMENT", 1.1)
-    settings = Int8(pictures, calibration_images=8, keep_float=())
-    with pytest.raises(ExportError, match=r"first class stays the same for .* No file was written"):
-        swinkit.export(model_of(), to="onnx", out=tmp_path / "m.onnx", dynamic=False, int8=settings)
+@pytest.mark.parametrize("exported", [("onnx", False)], ids=["onnx"], indirect=True)
+def test_the_same_file_again_and_none_that_changes_too_much(exported, pictures, tmp_path, monkeypatch):
+    """From the same float32 file."""
+    model, written = exported
+
+    def again(_model, _facts, _to, file, _say):
+        shutil.copytree(written.path.parent / "float32", file.parent, dirs_exist_ok=True)
+        return "", ()
+
+    def export():
+        settings = Int8(pictures, calibration_images=20, keep_float=())
+        return swinkit.export(model, to="onnx", out=tmp_path / "m.onnx", int8=settings)
+
+    monkeypatch.setattr(swinkit.export, "_write", again)
+    with monkeypatch.context() as patch:
+        patch.setattr(quantise, "AGREEMENT", 1.1)
+        with pytest.raises(ExportError, match=r"first class stays the same for .* No file was written"):
+            export()
     assert list(tmp_path.iterdir()) == []
+    export()
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+    assert (tmp_path / "m.onnx").read_bytes() == written.path.read_bytes()
 
 
 @pytest.mark.parametrize("to", ["torch-export", "aoti"])
