@@ -182,11 +182,15 @@ def test_a_layer_in_float_is_what_it_was(exported, tmp_path):
     assert (open_artefact(file).outputs(x)[0] - exact.outputs(x)[0]).abs().max() > 1e-5
 
 
-def test_backbones(pictures, tmp_path):
+def backbone():
     config = SwinConfig(img_size=16, patch_size=2, embed_dim=16, depths=(1, 1), num_heads=(2, 4), window_size=4, size_policy="dense")
     model = randomised(SwinBackbone(config, (0, 1)))
     model.preprocess = PREPROCESS
-    written = swinkit.export(model, to="onnx", out=tmp_path / "m.onnx", dynamic=False, int8=Int8(pictures, calibration_images=8))
+    return model
+
+
+def test_backbones(pictures, tmp_path):
+    written = swinkit.export(backbone(), to="onnx", out=tmp_path / "m.onnx", dynamic=False, int8=Int8(pictures, calibration_images=8))
     assert written.int8.effect.agreement is None
     assert 0 < written.int8.effect.error < 0.04
     assert [layer.name for layer in written.int8.layers if "downsample" in layer.name] == ["layers.0.downsample.reduction"]
@@ -218,12 +222,28 @@ def test_accuracy_before_and_after(trained, pictures, tmp_path, capsys):
     assert "red" in capsys.readouterr().out
 
 
-def test_a_file_that_changes_too_much_is_not_kept(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantise, "AGREEMENT", 1.1)
-    settings = Int8(pictures, calibration_images=8, keep_float=())
-    with pytest.raises(ExportError, match=r"first class stays the same for .* No file was written"):
-        swinkit.export(model_of(), to="onnx", out=tmp_path / "m.onnx", dynamic=False, int8=settings)
+@pytest.mark.parametrize("exported", [("onnx", False)], ids=["onnx"], indirect=True)
+def test_the_same_file_again_and_none_that_changes_too_much(exported, pictures, tmp_path, monkeypatch):
+    """From the same float32 file."""
+    model, written = exported
+
+    def again(_model, _facts, _to, file, _say):
+        shutil.copytree(written.path.parent / "float32", file.parent, dirs_exist_ok=True)
+        return "", ()
+
+    def export():
+        settings = Int8(pictures, calibration_images=20, keep_float=())
+        return swinkit.export(model, to="onnx", out=tmp_path / "m.onnx", int8=settings)
+
+    monkeypatch.setattr(swinkit.export, "_write", again)
+    with monkeypatch.context() as patch:
+        patch.setattr(quantise, "AGREEMENT", 1.1)
+        with pytest.raises(ExportError, match=r"first class stays the same for .* No file was written"):
+            export()
     assert list(tmp_path.iterdir()) == []
+    export()
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+    assert (tmp_path / "m.onnx").read_bytes() == written.path.read_bytes()
 
 
 @pytest.mark.parametrize("to", ["torch-export", "aoti"])
@@ -232,7 +252,9 @@ def test_formats_without_8_bits(to, tmp_path, pictures):
         swinkit.export(model_of(), to=to, out=tmp_path / "m.pt2", int8=Int8(pictures))
 
 
-def test_what_cannot_be_asked(tmp_path, pictures, capsys):
+def test_what_cannot_be_asked(tmp_path, pictures, capsys, monkeypatch):
+    """And nothing is written or computed for it."""
+    monkeypatch.setattr(swinkit.export, "_write", lambda *_: pytest.fail("a file is written before all is checked"))
     path = tmp_path / "m.onnx"
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
@@ -240,12 +262,27 @@ def test_what_cannot_be_asked(tmp_path, pictures, capsys):
     for settings, error, says in (
         (Int8(tmp_path / "missing"), DataError, "missing"),
         (Int8(tmp_path / "empty"), DataError, "empty"),
-        (Int8(tmp_path / "one"), DataError, "holds 1 image"),
+        (Int8(tmp_path / "one"), DataError, "holds 1 images; 8 bits need at least 3"),
         (Int8(pictures, keep_float=["*.fc3"]), ConfigError, "no layer in 8 bits matches"),
+        (Int8(pictures, keep_float=["patch_embed.proj"]), ConfigError, "no layer in 8 bits matches"),
+        (Int8(pictures, evaluate=tmp_path / "one"), DataError, "one"),
+        (Int8(pictures, evaluate=pictures), DataError, "3 classes that the model does not know"),
         (True, ConfigError, "give swinkit.export.Int8"),
     ):
         with pytest.raises(error, match=says):
             swinkit.export(model_of(), to="onnx", out=path, dynamic=False, int8=settings)
+    grey = model_of(in_chans=1)
+    for model, settings, says in (
+        (grey, Int8(pictures), "takes 1 channels, and its `preprocess` makes images of 3"),
+        (model_of(num_classes=0), Int8(pictures, evaluate=pictures), "has no classes"),
+        (backbone(), Int8(pictures, evaluate=pictures), "has no classes"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            swinkit.export(model, to="onnx", out=path, dynamic=False, int8=settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(quantise, "LIMIT", 1000)
+        with pytest.raises(ConfigError, match="which one ONNX file cannot hold"):
+            swinkit.export(model_of(), to="onnx", out=path, int8=Int8(pictures))
     with pytest.raises(ConfigError, match="leave --dtype out"):
         swinkit.export(model_of(), to="onnx", out=path, dtype="float16", int8=Int8(pictures))
     for values in ({"calibration_images": 0}, {"max_error": 0.0}):
@@ -254,6 +291,8 @@ def test_what_cannot_be_asked(tmp_path, pictures, capsys):
     swinkit.save_pretrained(model_of(), tmp_path / "model", preprocess=PREPROCESS)
     assert run(["export", str(tmp_path / "model"), "--to", "onnx", "--out", str(path), "--int8"]) == 1
     assert "--int8 and --calibration DATA belong together" in capsys.readouterr().err
+    assert run(["export", str(tmp_path / "model"), "--to", "onnx", "--out", str(path), "--evaluate", str(pictures)]) == 1
+    assert "belong to --int8, which is not given" in capsys.readouterr().err
     assert not path.exists()
 
 
@@ -271,6 +310,31 @@ def test_ranges_are_set_by_training_images_and_nothing_else(pictures):
     assert len({image.numpy().tobytes() for part in parts for image in part}) == 60
     assert [len(batch) for batch in images.batches(drawn.choosing, 2)] == [2, 2, 2]
     assert np.array_equal(images.batches(drawn.choosing, 2)[2][0], drawn.choosing[4].numpy())
+
+
+def test_no_image_has_two_tasks_however_few_there_are(pictures):
+    facts = Facts(SwinConfig(img_size=16), preprocess=PREPROCESS)
+    files = sorted(pictures.rglob("*.png"))
+    for count, wanted in ((1, 1), (2, 1), (9, 1), (9, 9), (64, 9)):
+        few = files[: 3 if wanted == 1 else 12]
+        drawn = images.collect(Int8(few, calibration_images=count), facts, lambda _: None)
+        parts = [drawn.ranges, drawn.choosing, drawn.proof]
+        assert all(len(part) for part in parts)
+        assert len({image.numpy().tobytes() for part in parts for image in part}) == sum(map(len, parts)) <= len(few)
+
+
+def test_many_images_are_computed_a_few_at_a_time():
+    class Counting:
+        facts, sizes = Facts(SwinConfig(num_classes=2)), []
+
+        def outputs(self, x):
+            self.sizes.append(len(x))
+            return [x]
+
+    x = torch.randn(50, 2)
+    (got,) = search.comparable(Counting(), x)
+    torch.testing.assert_close(got, x - x.mean(1, keepdim=True))
+    assert Counting.sizes == [16, 16, 16, 2]
 
 
 def test_effects_against_numbers_by_hand():

@@ -68,6 +68,8 @@ def export(
         raise ConfigError(f"--img-size got {len(img_size)} numbers; give SIDE, or HEIGHT WIDTH.")
     if int8 != bool(calibration):
         raise ConfigError("--int8 and --calibration DATA belong together: ranges are set by images like those that the model will see.")
+    if not int8 and (evaluate or keep_float or narrow_weights):
+        raise ConfigError("--evaluate, --keep-float and --narrow-weights belong to --int8, which is not given; add it, or leave them out.")
     bits = Int8(
         calibration[0] if len(calibration) == 1 else calibration, calibration_images, max_error,
         None if keep_float is None else [pattern for pattern in keep_float if pattern != "none"], narrow_weights, evaluate,

@@ -47,7 +47,8 @@ def _show(axes: Axes, picture: Picture | Floats, title: str) -> None:
     height, width = picture.shape[:2]
     # "none" puts the picture into an SVG as it is, without scaling it up.
     axes.imshow(enlarged(picture), extent=(0, width, height, 0), interpolation="none")
-    axes.set_title(title, fontsize=8.5, fontweight="normal", pad=4)
+    # A class may be called "$5 or $10", which is no mathematics.
+    axes.set_title(title, fontsize=8.5, fontweight="normal", pad=4, parse_math=False)
     bare(axes)
 
 
@@ -77,7 +78,7 @@ def signed_map(picture: Picture, values: Floats, title: str) -> Figure:
     _show(left, picture, "picture")
     limit = float(np.quantile(np.abs(values), 0.99)) or 1.0
     drawn = right.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, extent=(0, width, height, 0))
-    right.set_title(title, fontsize=8.5, fontweight="normal", pad=4)
+    right.set_title(title, fontsize=8.5, fontweight="normal", pad=4, parse_math=False)
     bare(right)
     figure.colorbar(drawn, ax=right, fraction=0.046, pad=0.03)
     return figure
@@ -106,16 +107,21 @@ def bias_maps(maps: Floats, title: str, columns: int = 6) -> Figure:
 
 
 @styled
-def receptive_fields(fields: Mapping[str, tuple[Floats, int]]) -> Figure:
-    """Effective receptive fields: name -> (values (height, width), side of the square that holds half), on a scale of roots."""
+def receptive_fields(fields: Mapping[str, tuple[Floats, int]], centre: tuple[float, float] | None = None) -> Figure:
+    """Effective receptive fields: name -> (values (height, width), side of the square that holds half), on a scale of roots.
+
+    centre: (y, x) in pixels of the squares; None: of the picture.
+    """
     from matplotlib.patches import Rectangle
 
     figure = new_figure(2.9 * len(fields), 3.2)
     for axes, (name, (values, side)) in zip(figure.subplots(1, len(fields), squeeze=False).flat, fields.items(), strict=True):
         height, width = values.shape
         axes.imshow(np.sqrt(values / values.max()), cmap="inferno", extent=(0, width, height, 0))
-        corner = ((width - side) / 2, (height - side) / 2)
+        y, x = centre or (height / 2, width / 2)
+        corner = (x - side / 2, y - side / 2)
         axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="white", linewidth=1, linestyle="--"))
+        axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_title(f"{name}: half lies in {side} x {side} pixels", fontsize=8.5, fontweight="normal", pad=4)
         bare(axes)
     return figure

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swinkit.config import Size
+from swinkit.config import Size, pair
 from swinkit.errors import InputError
 from swinkit.explain.recording import Place, twin
 from swinkit.kernels import choose
@@ -80,15 +80,17 @@ class ReceptiveField:
     """`values` (height, width) >= 0, sum one: the share of each input pixel in the gradient of the middle token of the last map."""
 
     values: Floats
+    centre: tuple[float, float]
+    """(y, x) in pixels of the middle of that token: not the picture's, where a map has an even number of tokens."""
 
     def side(self, share: float = 0.5) -> int:
-        """The side in pixels of the smallest centred square that holds this share of the gradient."""
-        height, width = self.values.shape
-        for side in range(1, max(height, width) + 1):
-            top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
-            if float(self.values[top : top + side, left : left + side].sum()) >= share:
+        """The side in pixels of the smallest square around `centre` that holds this share of the gradient; it may reach over the edge."""
+        longest = 2 * max(self.values.shape)
+        for side in range(1, longest):
+            top, left = (round(centre - side / 2) for centre in self.centre)
+            if float(self.values[max(top, 0) : top + side, max(left, 0) : left + side].sum()) >= share:
                 return side
-        return int(max(height, width))
+        return longest
 
 
 def receptive_field(model: SwinTransformer, x: Tensor) -> ReceptiveField:
@@ -98,17 +100,25 @@ def receptive_field(model: SwinTransformer, x: Tensor) -> ReceptiveField:
     summed over colours. One picture's is noisy; see `variations`. Errors: InputError for a picture that does not fit.
     """
     model.config.check_input(x.shape, x.is_floating_point())
-    watched, total = twin(model), np.zeros(x.shape[2:])
+    watched, total, grid = twin(model), np.zeros(x.shape[2:]), (1, 1)
     for one in x:
         pixels = one[None].detach().clone().requires_grad_()
         with torch.enable_grad():
             features = watched.forward_intermediates(pixels, 1, output_fmt="NHWC")[0]
-            middle = watched.norm(features)[0, features.shape[1] // 2, features.shape[2] // 2]
+            grid = (features.shape[1], features.shape[2])
+            middle = watched.norm(features)[0, grid[0] // 2, grid[1] // 2]
             # After a LayerNorm without scale, channels sum to a constant; fixed random weights see all of them.
             weights = torch.randn(len(middle), generator=torch.Generator().manual_seed(0)).to(middle)
             (gradient,) = torch.autograd.grad((middle * weights).sum(), pixels)
         total += gradient[0].cpu().double().abs().sum(0).numpy()
-    return ReceptiveField(total / max(total.sum(), 1e-300))
+    side = [patch * 2 ** (len(model.layers) - 1) for patch in pair(model.config.patch_size)]
+    y, across = (_middle(length // 2 * own, own, whole) for length, own, whole in zip(grid, side, total.shape, strict=True))
+    return ReceptiveField(total / max(total.sum(), 1e-300), (y, across))
+
+
+def _middle(start: int, length: int, whole: int) -> float:
+    """Of a token that starts at a pixel, as far as it lies on the picture."""
+    return (start + min(start + length, whole)) / 2
 
 
 def variations(x: Tensor) -> Tensor:

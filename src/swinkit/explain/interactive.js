@@ -60,7 +60,7 @@
     const values = new Float64Array(rows * columns);
     for (let y = 0; y < rows; y++) values.set(all.subarray(y * block.padded[1], y * block.padded[1] + columns), y * columns);
     const sum = values.reduce((a, b) => a + b, 0);
-    return { rows, columns, values, padding: Math.max(0, 1 - sum), largest: Math.max(...values) };
+    return { rows, columns, values, padding: Math.max(0, 1 - sum), largest: values.reduce((a, b) => Math.max(a, b), 0) }; // a map may have more values than a call takes
   }
 
   const picture = new Image();

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MOST_BYTES = 2_600_000
-"""Of compressed attention on a page; as base64 a third more. Beyond it the heads of the largest stages are averaged."""
+"""Of compressed attention on a page; as base64 a third more. Beyond it heads are averaged, and then blocks left out."""
 TEXT = (
     "Move the ring: what its token attends to lights up. The frame is the token's window on the picture; after a shift it may lie in "
     "pieces, and the seam keeps them apart (dashed).",
@@ -40,11 +41,11 @@ def quantised(weights: Tensor) -> NDArray[np.uint8]:
     return scaled.round().to(torch.uint8).cpu().numpy()
 
 
-def packed(recording: Recording, most: int = MOST_BYTES) -> tuple[list[dict[str, Any]], bytes]:
+def packed(recording: Recording, most: int = MOST_BYTES, chosen: Place | None = None) -> tuple[list[dict[str, Any]], bytes]:
     """(what each block's data is, all of it compressed to at most `most` bytes)
 
     Where that is too much, heads of the stage with most values are averaged, stage by stage; if even that is too much, blocks are left
-    out from the stages with most of them, the last of a stage never.
+    out: first those that are not the last of their stage, then the largest, the `chosen` one only if it is too much alone. One stays.
     """
     blocks = {block.place: block for block in recording.blocks.values()}
     parts = {place: _compressed(block.weights) for place, block in blocks.items()}
@@ -53,7 +54,7 @@ def packed(recording: Recording, most: int = MOST_BYTES) -> tuple[list[dict[str,
         for one in [p for p in parts if p[0] == place[0]]:
             parts[one] = _compressed(blocks[one].weights.mean(1, keepdim=True))
             averaged.add(one)
-    while sum(map(len, parts.values())) > most and (left_out := _expendable(parts)) is not None:
+    while sum(map(len, parts.values())) > most and (left_out := _expendable(parts, chosen, most)) is not None:
         del parts[left_out]
     return [_about(blocks[place], place in averaged, len(part)) for place, part in parts.items()], b"".join(parts.values())
 
@@ -67,10 +68,21 @@ def _largest_stage(parts: dict[Place, bytes], averaged: set[Place]) -> Place | N
     return max(left, key=lambda place: sum(len(part) for p, part in parts.items() if p[0] == place[0]), default=None)
 
 
-def _expendable(parts: dict[Place, bytes]) -> Place | None:
-    stages = [place[0] for place in parts]
-    left = [place for place in parts if stages.count(place[0]) > 1 and (place[0], place[1] + 1) in parts]
-    return max(left, key=lambda place: len(parts[place]), default=None)
+def _expendable(parts: dict[Place, bytes], chosen: Place | None, most: int) -> Place | None:
+    if len(parts) == 1:
+        return None
+    left = [place for place in parts if place != chosen or len(parts[place]) > most]
+    last = dict(parts.keys())  # stage -> block
+    return max(left, key=lambda place: (place[1] < last[place[0]], len(parts[place])))
+
+
+def _what_is_missing(blocks: Sequence[Mapping[str, Any]], recording: Recording) -> str:
+    """A sentence, or nothing."""
+    here = {(one["stage"], one["block"]) for one in blocks}
+    averaged = ", ".join(f"{one['stage']}.{one['block']}" for one in blocks if one["averaged"])
+    left_out = ", ".join(f"{stage}.{block}" for stage, block in recording.blocks if (stage, block) not in here)
+    lost = [f"the heads of {averaged} are averaged"] * bool(averaged) + [f"{left_out} are left out"] * bool(left_out)
+    return f"To keep this page small, {' and '.join(lost)} (stage.block); the figures of --out have them." if lost else ""
 
 
 def _about(block: BlockAttention, averaged: bool, length: int) -> dict[str, Any]:
@@ -84,7 +96,7 @@ def body(recording: Recording, picture: NDArray[np.uint8], query: Size, place: P
     """The part of a page that `script` brings to life; picture (height, width, 3), query (y, x) and block to start with."""
     from markupsafe import Markup
 
-    blocks, data = packed(recording, most)
+    blocks, data = packed(recording, most, place)
     places = [(one["stage"], one["block"]) for one in blocks]
     facts = {
         "image": recording.image, "patch": recording.patch, "query": query, "blocks": blocks,
@@ -93,7 +105,9 @@ def body(recording: Recording, picture: NDArray[np.uint8], query: Size, place: P
         "data": base64.b64encode(data).decode(),
     }  # fmt: skip
     # "<" could end the element.
-    return Markup(_read("interactive.html").replace("FACTS", json.dumps(facts).replace("<", "\\u003c")))
+    looker = _read("interactive.html").replace("FACTS", json.dumps(facts).replace("<", "\\u003c"))
+    missing = _what_is_missing(blocks, recording)
+    return Markup(f"<p>{missing}</p>\n{looker}" if missing else looker)
 
 
 def _file(picture: NDArray[np.uint8]) -> bytes:

@@ -79,7 +79,9 @@ class Look:
 def attention(look: Look) -> Figured:
     """The chosen block's heads, and all blocks, from one query pixel."""
     recording, block = look.recording, look.recording.block(look.place)
-    heads = [look.head] if look.head is not None else [None, *range(min(block.heads, 15))]
+    heads: list[int | None] = [look.head] if look.head is not None else [None]
+    if look.head is None and block.heads == look.subject.model.config.num_heads[look.place[0]]:  # else their mean alone is kept
+        heads += range(min(block.heads, 15))
     maps = {_head(head): attention_map(recording, look.query, look.place, head) for head in heads}
     blocks = {f"block {s}.{b}": attention_map(recording, look.query, (s, b)).values for s, b in recording.blocks}
     chosen = maps[_head(heads[0])]
@@ -211,12 +213,12 @@ def receptive_field(look: Look) -> Figured:
     fields = {"this model": (own.values, own.side()), "random weights": (new.values, new.side())}
     text = (
         "The effective receptive field: how strongly the middle token of the last map depends on each pixel, averaged over eight mirrored "
-        "and moved versions of the picture, on a scale of square roots. The dashed square holds half of it."
+        "and moved versions of the picture, on a scale of square roots. The dashed square around that token holds half of it."
         + (" A new V2 model starts with blocks that do nothing, so that only patch merging widens its view." * (own_version(look) == 2)),
     )
     alt = "Effective receptive field of this model beside one with random weights"
     facts = {"half_within": own.side(), "half_within_random": new.side()}
-    return Figured("Effective receptive field", text, {"receptive-field": (drawing.receptive_fields(fields), alt)}, facts)
+    return Figured("Effective receptive field", text, {"receptive-field": (drawing.receptive_fields(fields, own.centre), alt)}, facts)
 
 
 def own_version(look: Look) -> int:

@@ -13,7 +13,7 @@ from swinkit.errors import ConfigError, InputError, UnknownNameError
 from swinkit.explain import figures, interactive
 from swinkit.explain.looks import METHODS, OF_A_CLASS, OF_CAPTUM, Figured, Look
 from swinkit.explain.page import Section, Shown, page
-from swinkit.explain.recording import Place
+from swinkit.explain.recording import MOST_VALUES, Place, attention_values
 from swinkit.explain.result import Explanation
 from swinkit.explain.subject import Subject, index_of, open_subject
 
@@ -67,6 +67,8 @@ def _check_methods(methods: Sequence[str] | None, similar: str | Path | None) ->
             raise UnknownNameError("method", name, METHODS)
     if methods is not None and "similar" in methods and similar is None:
         raise InputError("The method similar needs a folder of pictures; add --similar FOLDER (similar=).")
+    if similar is not None and not Path(similar).is_dir():
+        raise InputError(f"{similar} is no folder; --similar (similar=) takes a folder of pictures.")
 
 
 def _wanted(methods: Sequence[str] | None, subject: Subject, similar: str | Path | None, say: Callable[[str], None]) -> list[str]:
@@ -98,18 +100,21 @@ def _look(
     heads = config.num_heads[place[0]]
     if head is not None and not 0 <= head < heads:
         raise InputError(f"Block {place[0]}.{place[1]} has heads 0 to {heads - 1}; got head {head}.")
+    if head is not None and attention_values(subject.model, (subject.x.shape[2], subject.x.shape[3])) > MOST_VALUES:
+        raise InputError(f"The picture is so large that only the mean over heads is kept; got head {head}. Leave it out.")
     height, width = subject.picture.shape[:2]
     chosen = (height // 2, width // 2) if query is None else (int(query[0]), int(query[1]))
     if not (0 <= chosen[0] < height and 0 <= chosen[1] < width):
         raise InputError(f"The query is y {chosen[0]}, x {chosen[1]}; the picture, as the model sees it, has {height} x {width} pixels.")
     if label is not None:
+        subject.check_classifier()
         index_of(label, subject.classes)
     return Look(subject, place, head, chosen, label, similar, say)
 
 
 def parse_block(block: str | Place, depths: Sequence[int]) -> Place:
     """ "STAGE.BLOCK" or (stage, block), both from 0. Errors: InputError for one that is not there."""
-    parts = str(block).split(".") if isinstance(block, str) else [str(part) for part in block]
+    parts = [str(part) for part in block] if isinstance(block, tuple | list) else str(block).split(".")
     if len(parts) == 2 and all(part.isdecimal() for part in parts):
         stage, index = int(parts[0]), int(parts[1])
         if stage < len(depths) and index < depths[stage]:

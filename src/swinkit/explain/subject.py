@@ -45,10 +45,14 @@ class Subject:
         """Class names; numbers where the model has none."""
         return self.model.labels or tuple(str(index) for index in range(self.model.num_classes))
 
-    def probabilities(self) -> Tensor:
-        """(num_classes,) float64. Errors: InputError for a model without a classifier."""
+    def check_classifier(self) -> None:
+        """Errors: InputError for a model without a classifier."""
         if not self.model.num_classes:
             raise InputError("This model has no classifier, so no class can be explained; attention, rollout and features can.")
+
+    def probabilities(self) -> Tensor:
+        """(num_classes,) float64. Errors: InputError for a model without a classifier."""
+        self.check_classifier()
         with torch.no_grad():
             probabilities: Tensor = self.model(self.x)[0].cpu().double().softmax(0)
         return probabilities

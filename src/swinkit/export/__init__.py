@@ -101,7 +101,7 @@ def export(
     if int8 is not None:
         check_int8(to, dtype, int8)
     model, facts = _model(model_or_path, form.dynamic and dynamic, img_size, batch_size, with_preprocessing, dtype)
-    pictures = None if int8 is None else _pictures(int8, facts, say)
+    pictures = None if int8 is None else _pictures(int8, model, facts, to, say)
     file.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{file.name}.", suffix=".writing", dir=file.parent))
     try:
@@ -168,9 +168,12 @@ def _in_8_bits(
     return runtime, checks, report
 
 
-def _pictures(settings: Int8, facts: Facts, say: Callable[[str], None]) -> Pictures:
+def _pictures(settings: Int8, model: Any, facts: Facts, to: str, say: Callable[[str], None]) -> Pictures:
+    """Whatever 8 bits need, checked and drawn before anything is computed."""
     from swinkit.export.int8.images import collect
+    from swinkit.export.int8.quantise import check_wishes
 
+    check_wishes(model, facts, to, settings)
     return collect(settings, facts, say)
 
 

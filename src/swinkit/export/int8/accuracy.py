@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swinkit.data import Preprocess, eval_transform, make_loader, open_split
+from swinkit.data import ImageSet, Preprocess, eval_transform, make_loader, open_split
+from swinkit.errors import ConfigError
 from swinkit.evaluate import match_classes
 from swinkit.predict import Runtime
 from swinkit.runtimes.facts import Facts
@@ -51,8 +52,7 @@ class Timed:
 
 def measure(runtimes: Mapping[str, tuple[Runtime, float]], facts: Facts, data: str | Path) -> tuple[str, tuple[Row, ...]]:
     """(what the images are called, a row per runtime). runtimes: name -> (runtime, megabytes). Errors: DataError, InputError."""
-    images = open_split(data)
-    classes = facts.labels or tuple(str(index) for index in range(facts.config.num_classes))
+    images, classes = labelled(data, facts)
     to_model = torch.from_numpy(np.asarray(match_classes(images.classes, classes)))
     preprocess = Preprocess.from_dict(facts.preprocess)
     loader = make_loader(images, eval_transform(preprocess), preprocess.mode, batch_size=BATCH, train=False, seed=0, workers=0)
@@ -61,6 +61,15 @@ def measure(runtimes: Mapping[str, tuple[Runtime, float]], facts: Facts, data: s
         for one in list(timed.values())[:: 1 if number % 2 else -1]:
             one.take(pixels, to_model[labels], count=number > 0 or len(images) <= BATCH)
     return f"{len(images):,} images of {data}", tuple(_row(name, timed[name], size) for name, (_, size) in runtimes.items())
+
+
+def labelled(data: str | Path, facts: Facts) -> tuple[ImageSet, tuple[str, ...]]:
+    """(images whose labels the model knows, the model's classes). Errors: DataError for others, ConfigError for a model without classes."""
+    if facts.out_indices is not None or not facts.config.num_classes:
+        raise ConfigError("evaluate (--evaluate) measures accuracy, and this model has no classes; leave it out.")
+    images, classes = open_split(data), facts.labels or tuple(str(index) for index in range(facts.config.num_classes))
+    match_classes(images.classes, classes)
+    return images, classes
 
 
 def _row(name: str, timed: Timed, megabytes: float) -> Row:

@@ -15,7 +15,7 @@ from torch import Tensor
 from swinkit.data import ImageSet, Preprocess, eval_transform, open_split
 from swinkit.data.unlabelled import Data, open_images
 from swinkit.errors import ConfigError, DataError
-from swinkit.export.int8.settings import BATCH, FEW, HELD_OUT, Int8
+from swinkit.export.int8.settings import BATCH, FEW, HELD_OUT, LEAST, Int8
 from swinkit.runtimes.artefacts import pixels
 from swinkit.runtimes.facts import Facts
 
@@ -37,15 +37,22 @@ def collect(settings: Int8, facts: Facts, say: Callable[[str], None]) -> Picture
     """Draw and prepare them. Errors: DataError for too few, ConfigError for a model that does not say how images are prepared."""
     if not facts.preprocess:
         raise ConfigError("The model does not say how to prepare images; save it with save_pretrained(..., preprocess=...) first.")
+    channels = len(Preprocess.from_dict(facts.preprocess).mean)
+    if channels != facts.config.in_chans:
+        raise ConfigError(f"The model takes {facts.config.in_chans} channels, and its `preprocess` makes images of {channels}; save it anew.")
     images, about = open_calibration(settings.calibration)
-    if len(images) < 2:
-        raise DataError(f"{about} holds {len(images)} image; 8 bits need some to set ranges and others to measure, {FEW} or more are best.")
+    if len(images) < LEAST:
+        raise DataError(
+            f"{about} holds {len(images)} images; 8 bits need at least {LEAST}, to set ranges, to choose by and to measure, and "
+            f"{FEW} or more are best."
+        )
     drawn = np.random.default_rng(0).permutation(len(images))
-    held = min(HELD_OUT, settings.calibration_images, max(1, len(images) // 3))
+    held = max(2, min(HELD_OUT, settings.calibration_images, len(images) // 3))
     ranges, rest = drawn[: min(settings.calibration_images, len(images) - held)], drawn[-held:]
     if len(ranges) < FEW:
         say(f"only {len(ranges)} images set the ranges of activations, which may be too narrow for others; give {FEW} or more")
-    choosing, proof = rest[: max(1, held // 4)], rest[held // 4 :]
+    few = max(1, held // 4)
+    choosing, proof = rest[:few], rest[few:]
     first, second, third = (_prepared(images, part, facts) for part in (ranges, choosing, proof))
     return Pictures(first, second, third, about)
 

@@ -25,10 +25,19 @@ LIMIT = 1_900_000_000
 Say = Callable[[str], None]
 
 
+def check_wishes(model: Any, facts: Facts, to: str, settings: Int8) -> None:
+    """Before minutes of work: what cannot be had of this model. Errors: ConfigError, DataError."""
+    if to == "onnx" and sum(weight.nbytes for weight in model.parameters()) > LIMIT:
+        raise ConfigError(f"The model has more than {LIMIT / 1e9:.1f} GB of weights, which one ONNX file cannot hold; leave --int8 out.")
+    if settings.keep_float is not None:
+        layers = dict.fromkeys(name for name, _ in layers_of(model, facts))
+        matching(settings.keep_float, [name for name in layers if to != "onnx" or name != "patch_embed.proj"])
+    if settings.evaluate is not None:
+        importlib.import_module("swinkit.export.int8.accuracy").labelled(settings.evaluate, facts)
+
+
 def quantise(exact: Path, file: Path, model: Any, facts: Facts, to: str, settings: Int8, pictures: Pictures, say: Say) -> Int8Report:
     """Write `file`, the float32 file `exact` in 8 bits. Errors: ExportError where that changes too much."""
-    if exact.stat().st_size > LIMIT:
-        raise ConfigError(f"The model has more than {LIMIT / 1e9:.1f} GB of weights, which one ONNX file cannot hold; leave --int8 out.")
     graphs = importlib.import_module(GRAPHS[to]).Graphs(exact, layers_of(model, facts))
     chosen = None if settings.keep_float is None else matching(settings.keep_float, graphs.layers)
     say(f"calibrating with {len(pictures.ranges)} images, {pictures.about}")

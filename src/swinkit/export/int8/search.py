@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from swinkit.errors import ExportError
+from swinkit.export.int8.settings import BATCH
 from swinkit.runtimes.artefacts import Artefact, open_artefact
 
 
@@ -75,7 +77,8 @@ def fewest(trial: Trial, effects: dict[str, Effect], allowed: float) -> set[str]
 
 def comparable(artefact: Artefact, images: Tensor) -> list[Tensor]:
     """Outputs for images as the file takes them; logits less their mean, which softmax does not see, probabilities turned into such."""
-    outputs = artefact.outputs(images)
+    parts = [artefact.outputs(part) for part in images.split(artefact.facts.batch_size or BATCH)]
+    outputs = [torch.cat(part) for part in zip(*parts, strict=True)]
     if artefact.facts.gives_probabilities:
         outputs = [outputs[0].clamp(min=1e-38).log()]
     if artefact.facts.out_indices is None and artefact.facts.config.num_classes > 1:

@@ -16,6 +16,8 @@ HELD_OUT = 128
 """Images that calibrate nothing: a quarter to choose what stays in float, the rest for the last word."""
 FEW = 64
 """Images below which ranges are likely to be too narrow."""
+LEAST = 3
+"""Images: one each to set ranges, to choose what stays in float, and for the last word."""
 BATCH = 16
 """Images computed at a time where the file takes any number."""
 
