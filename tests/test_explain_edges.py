@@ -1,14 +1,16 @@
 """`explain` at its edges: hostile names, options that are not there, pictures too large to keep whole, and pages that stay small."""
 
 from html import escape
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from small_models import small
+from swinkit.data import Preprocess
 from swinkit.errors import InputError
-from swinkit.explain import explain, insides, looks, picture
+from swinkit.explain import explain, insides, looks, picture, similar
 from swinkit.explain.interactive import _compressed, body, packed
 from swinkit.explain.recording import record
 
@@ -92,3 +94,21 @@ def test_the_receptive_field_is_measured_around_its_token():
     cut = insides.receptive_field(small(depths=(1, 1), window_size=1), torch.randn(1, 3, 10, 2))
     assert cut.centre == (6, 1)
     assert cut.side(0.999999) == 4
+
+
+def test_embedding_for_similar_pictures_stays_on_the_device(monkeypatch, tmp_path):
+    """The second of two GPUs is not the first: weights are shared, so moving them would move the caller's model."""
+    asked = []
+
+    def embed(_model, _folder, *, device, **_options):
+        asked.append(device)
+        raise InputError("enough")
+
+    monkeypatch.setattr(similar, "embed", embed)
+    model = model_of()
+    looked = SimpleNamespace(
+        model=model, preprocess=Preprocess.from_dict(model.preprocess), x=SimpleNamespace(device=torch.device("cuda:1"))
+    )
+    with pytest.raises(InputError, match="enough"):
+        similar.similar_pictures(looked, tmp_path)
+    assert asked == ["cuda:1"]

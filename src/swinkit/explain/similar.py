@@ -33,7 +33,8 @@ def similar_pictures(subject: Subject, folder: Data, count: int = 8, say: Say | 
     """
     model = twin(subject.model)
     model.preprocess = subject.preprocess.to_dict()
-    found = embed(model, folder, normalize=True, device=subject.x.device.type, say=say)
+    # The very device: on another GPU, the weights would move, and they are the subject's.
+    found = embed(model, folder, normalize=True, device=str(subject.x.device), say=say)
     with torch.no_grad():
         vector = model.forward_head(model.forward_features(subject.x), pre_logits=True)[0].cpu().double().numpy()
     cosines = found.vectors.astype(np.float64) @ (vector / np.linalg.norm(vector))

@@ -39,7 +39,9 @@ def collect(settings: Int8, facts: Facts, say: Callable[[str], None]) -> Picture
         raise ConfigError("The model does not say how to prepare images; save it with save_pretrained(..., preprocess=...) first.")
     channels = len(Preprocess.from_dict(facts.preprocess).mean)
     if channels != facts.config.in_chans:
-        raise ConfigError(f"The model takes {facts.config.in_chans} channels, and its `preprocess` makes images of {channels}; save it anew.")
+        raise ConfigError(
+            f"The model takes {facts.config.in_chans} channels, and its `preprocess` makes images of {channels}; save it anew."
+        )
     images, about = open_calibration(settings.calibration)
     if len(images) < LEAST:
         raise DataError(
