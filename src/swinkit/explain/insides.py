@@ -85,7 +85,7 @@ class ReceptiveField:
 
     def side(self, share: float = 0.5) -> int:
         """The side in pixels of the smallest square around `centre` that holds this share of the gradient; it may reach over the edge."""
-        longest = 2 * max(self.values.shape)
+        longest = int(2 * max(self.values.shape))
         for side in range(1, longest):
             top, left = (round(centre - side / 2) for centre in self.centre)
             if float(self.values[max(top, 0) : top + side, max(left, 0) : left + side].sum()) >= share:
