@@ -242,10 +242,10 @@ def test_without_a_mouse(opened, told):
         for _ in range(8):
             page.keyboard.press("Tab")
             reached.append(page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"))
-            if reached[-1] == "Show attention on chosen.png":
+            if reached[-1] == "Show evidence on chosen.png":
                 page.keyboard.press("Space")
                 page.wait_for_selector("img[alt='Where the model looked for Ankle boot']")
-        assert reached[:4] == ["Clear", "Show attention on chosen.png", "Attention for the class", "Remove chosen.png"]
+        assert reached[:4] == ["Clear", "Show evidence on chosen.png", "Evidence for the class", "Remove chosen.png"]
         assert "Ankle boot" in told.asked
 
 
@@ -255,7 +255,7 @@ def test_the_overlay_follows_the_class_and_goes_away(opened, told):
         give(page, upload())
         done(page)
         before = page.get_attribute(".thumb img", "src")
-        page.click("text=Show attention")
+        page.click("text=Show evidence")
         page.select_option(".look select", "Sneaker")
         page.wait_for_selector("img[alt='Where the model looked for Sneaker']")
         assert page.get_attribute(".thumb img", "src") != before
@@ -263,7 +263,7 @@ def test_the_overlay_follows_the_class_and_goes_away(opened, told):
         assert page.get_attribute(".thumb img", "src") == before
         page.select_option("#model", index=1)
         page.wait_for_function("() => document.querySelector('.timing')?.textContent.includes('By <img')")
-        assert page.locator("text=Show attention").count() == 0
+        assert page.locator("text=Show evidence").count() == 0
         assert told.asked == ["clothes", "Ankle boot", "Sneaker", HOSTILE]
 
 
@@ -305,7 +305,7 @@ def test_on_a_phone(browser, server, told):
         assert fits(page)
         give(page, upload(f"{'long' * 40}.png", png(size=(900, 300))))
         done(page)
-        page.tap("text=Show attention")
+        page.tap("text=Show evidence")
         page.wait_for_selector(".look select")
         assert fits(page)
         give(page, upload("two.png"), upload("notes.txt", b"hello"))
@@ -324,7 +324,7 @@ def test_everything_has_an_accessible_name(opened):
         give(page, upload(), upload("notes.txt", b"hello"))
         done(page)
         page.wait_for_selector(".failed")
-        page.click("text=Show attention")
+        page.click("text=Show evidence")
         nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
         nodes = [node for node in nodes if not node["ignored"]]
         roles = {"button", "combobox", "textbox", "link", "progressbar", "list", "heading", "option", "image"}

@@ -262,11 +262,11 @@ const milliseconds = (value) => (value >= 9.95 ? Math.round(value).toLocaleStrin
 function overlayControls(picture, guesses) {
   const which = make("select"), says = make("p", "quiet");
   which.append(...guesses.map(({ label }) => make("option", "", label)));
-  which.setAttribute("aria-label", "Attention for the class");
+  which.setAttribute("aria-label", "Evidence for the class");
   which.hidden = says.hidden = true;
-  const toggle = button("", "Show attention", () => (which.hidden ? show() : hide()), `Show attention on ${picture.name}`);
+  const toggle = button("", "Show evidence", () => (which.hidden ? show() : hide()), `Show evidence on ${picture.name}`);
   toggle.setAttribute("aria-pressed", "false");
-  const turned = (on) => { which.hidden = !on; toggle.setAttribute("aria-pressed", String(on)); toggle.firstChild.data = on ? "Show picture" : "Show attention"; };
+  const turned = (on) => { which.hidden = !on; toggle.setAttribute("aria-pressed", String(on)); toggle.firstChild.data = on ? "Show picture" : "Show evidence"; };
   const hide = () => { turned(false); says.hidden = true; showPicture(picture); };
   const show = async () => {
     const label = which.value, answer = picture.answer;
