@@ -1,6 +1,9 @@
 """Exported files: other sizes than they were made with, what they say about themselves, what is left after a failure, and the runtimes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +106,27 @@ def test_preprocessing_at_any_size(tmp_path):
     prepared = ((raw / 255 - torch.tensor(PREPROCESS["mean"])) / torch.tensor(PREPROCESS["std"])).permute(0, 3, 1, 2)
     with torch.no_grad():
         torch.testing.assert_close(artefact.outputs(raw)[0], model(prepared).softmax(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "goes",
+    ["del models[0], models[0]", "gone = threading.Thread(target=models.clear); gone.start(); gone.join()"],
+    ids=["in order", "elsewhere"],
+)
+def test_signals_are_handled_when_models_are_gone(goes, tmp_path):
+    """In a process of its own, which would die."""
+    path = swinkit.export(model_of(), to="openvino", out=tmp_path / "model.xml").path
+    code = f"""
+import os, signal, threading, swinkit
+models = [swinkit.Predictor({str(path)!r}) for _ in range(2)]
+{goes}
+assert not models
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.parametrize("to", ["openvino", "torch-export"])

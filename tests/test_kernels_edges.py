@@ -272,8 +272,11 @@ def test_threads_and_forked_children_train_alike():
     assert all(torch.equal(a, b) for grads in found.values() for a, b in zip(grads, wanted, strict=True))
     child = os.fork()
     if child == 0:
-        step(3)
-        os._exit(0 if all(close(a, b) for a, b in zip(found[3], wanted, strict=True)) else 1)
+        try:
+            step(3)
+            os._exit(0 if all(close(a, b) for a, b in zip(found[3], wanted, strict=True)) else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

@@ -85,16 +85,16 @@ def test_saving_by_steps_and_by_minutes(pictures, tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_a_run_without_a_checkpoint_starts_again(trained, pictures, tmp_path, monkeypatch):
+def test_a_run_without_a_checkpoint_starts_again(trained, tmp_path):
     """Whatever it logged before it was killed is forgotten."""
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr("swinkit.train.loop.save", lambda trainer: os._exit(9))
-        pid = os.fork()
-        if pid == 0:
-            swinkit.train(recipe=trained.run / "config.yaml", output=run, console=QUIET)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    code = f"""
+import os, swinkit, swinkit.train.loop
+swinkit.train.loop.save = lambda trainer: os._exit(9)
+swinkit.train(recipe={str(trained.run / "config.yaml")!r}, output={str(run)!r})
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert killed.returncode == 9, killed.stderr
     assert records(run)
     assert not (run / "last").exists()
     swinkit.train(resume=run, console=QUIET)

@@ -22,6 +22,7 @@ from swinkit.bench.peers import timm_model
 from swinkit.checkpoints.files import atomic_folder
 from swinkit.environment import package_version
 from swinkit.errors import ConfigError
+from swinkit.runtimes.openvino import core
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 """OpenVINO's names."""
@@ -74,9 +75,9 @@ def _whose(job: Job) -> str:
 
 def openvino(job: Job) -> Engine:
     """OpenVINO for the smallest latency, with the precision asked for."""
-    ov, x, short = import_module("openvino"), images(job), PRECISIONS[job.dtype]
+    x, short = images(job), PRECISIONS[job.dtype]
     hints = {"INFERENCE_PRECISION_HINT": short, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": job.threads}
-    network = ov.Core().compile_model(job.graph / "model.xml", "CPU", hints)
+    network = core().compile_model(job.graph / "model.xml", "CPU", hints)
     got = network.get_property("INFERENCE_PRECISION_HINT").to_string()
     if got not in (short, job.dtype):
         raise ConfigError(f"OpenVINO computes in {got} on this processor and not in {short}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from torch import Tensor
 from swinkit.errors import CheckpointError
 from swinkit.runtimes.artefacts import Artefact, need
 from swinkit.runtimes.facts import KEY, Facts
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's one core, never given back: its CPU plugin gives the thread that first compiles a stack for signals and unmaps it when the
+    core goes, in whatever thread and order, after which the next signal (Ctrl-C, the end of a child) would kill the process.
+    """
+    openvino: Any = need("openvino", "openvino", "OpenVINO")
+    return openvino.Core()
 
 
 class OpenVinoArtefact(Artefact):
@@ -24,10 +34,9 @@ class OpenVinoArtefact(Artefact):
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         hints["INFERENCE_PRECISION_HINT"] = "bf16" if bfloat16 else "f32"
         try:
-            core = openvino.Core()
-            model = core.read_model(path)
+            model = core().read_model(path)
             facts = Facts.from_json(str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None, path)
-            self.network = core.compile_model(model, "CPU", hints)
+            self.network = core().compile_model(model, "CPU", hints)
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or ["no reason given"]
             raise CheckpointError(f"{path} cannot be opened by OpenVINO ({lines[-1]}); export the model again.") from None

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from swinkit.export.int8.groups import assign
 from swinkit.runtimes.artefacts import need
 from swinkit.runtimes.facts import KEY, Facts
+from swinkit.runtimes.openvino import core
 
 PRODUCTS = ("MatMul", "Convolution")
 ATTENTION = ("ScaledDotProductAttention",)
@@ -31,7 +32,7 @@ class Graphs:
 
     def __init__(self, file: Path, layers: list[tuple[str, int]]) -> None:
         self.openvino: Any = need("openvino", "openvino", "8 bits in OpenVINO")
-        self.original = self.openvino.Core().read_model(file)
+        self.original = core().read_model(file)
         ops = [op for op in self.original.get_ordered_ops() if op.get_type_name() in PRODUCTS]
         products = [op for op in ops if _weight(op) is not None]
         self.weights = {op.get_friendly_name(): op.input_value(1) for op in products}
