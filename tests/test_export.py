@@ -17,7 +17,7 @@ from swinkit.cli import run
 from swinkit.config import SwinConfig
 from swinkit.data import open_split
 from swinkit.errors import CheckpointError, ConfigError, ExportError, InputError
-from swinkit.export import checks, options
+from swinkit.export import checks, options, turns
 from swinkit.runtimes.artefacts import open_artefact, pixels
 from swinkit.runtimes.facts import Facts
 
@@ -129,6 +129,24 @@ os.kill(os.getpid(), signal.SIGUSR1)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_images_in_turns_share_weights(to, tmp_path, monkeypatch):
+    """A file for many images, of which one after the other goes through the first stages, is hardly larger."""
+    model = model_of(1, embed_dim=64, depths=(1, 1), num_heads=(2, 4))
+    options = {"to": to, "dynamic": False, "batch_size": 2}
+    together = swinkit.export(model, out=tmp_path / f"together{SUFFIX[to]}", **options)
+    monkeypatch.setattr(turns, "LARGE", 16384)
+    in_turns = swinkit.export(model, out=tmp_path / f"turns{SUFFIX[to]}", **options)
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        for written in (together, in_turns):
+            assert checks.largest_difference(open_artefact(written.path).outputs(x), [model(x)]) < 2e-6
+    weights = sum(weight.nbytes for weight in model.parameters())
+    graphs = [sum(file.stat().st_size for file in written.files) - weights for written in (together, in_turns)]
+    assert graphs[0] < graphs[1], "there are more nodes"
+    assert graphs[1] - graphs[0] < weights / 4
+
+
 @pytest.mark.parametrize("to", ["openvino", "torch-export"])
 def test_backbones(to, tmp_path):
     config = SwinConfig(img_size=16, patch_size=2, embed_dim=16, depths=(1, 1), num_heads=(2, 4), window_size=3, size_policy="dense")
@@ -161,8 +179,8 @@ def test_a_wrong_file_is_not_kept(to, tmp_path, monkeypatch, capsys):
     swinkit.save_pretrained(model, tmp_path / "model")
     right = options.build
 
-    def wrong(model, facts, to):
-        net = right(model, facts, to)
+    def wrong(*asked):
+        net = right(*asked)
         net.head = torch.nn.Linear(16, 5).eval()
         return net
 

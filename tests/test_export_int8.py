@@ -227,7 +227,7 @@ def test_the_same_file_again_and_none_that_changes_too_much(exported, pictures, 
     """From the same float32 file."""
     model, written = exported
 
-    def again(_model, _facts, _to, file, _say):
+    def again(_model, _facts, _to, file, *_others):
         shutil.copytree(written.path.parent / "float32", file.parent, dirs_exist_ok=True)
         return "", ()
 

@@ -13,6 +13,7 @@ from swinkit.export.capture import capture
 from swinkit.export.options import build, make_facts
 from swinkit.export.places import merging, places, shift_of
 from swinkit.export.spelling import spell
+from swinkit.export.turns import Turns, plan_turns
 from swinkit.model import PatchMerging, SwinBlock, SwinTransformer, window_attention
 from swinkit.variants import get_config
 
@@ -33,7 +34,7 @@ def test_any_model_on_any_image(data):
     with torch.no_grad():
         wanted = model(x)
         assert torch.equal(spell(model)(x), wanted)
-        assert torch.equal(spell(model, size, one_image=len(x) == 1)(x), wanted)
+        assert torch.equal(spell(model, size, turns=Turns(len(x)))(x), wanted)
 
 
 def _config(draw, patch):
@@ -77,7 +78,7 @@ def test_named_models(name):
     with torch.no_grad():
         x = images(1, size)
         assert torch.equal(spell(model)(x), model(x))
-        assert torch.equal(spell(model, size, one_image=True)(x), model(x))
+        assert torch.equal(spell(model, size, turns=Turns(1))(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
@@ -99,6 +100,33 @@ def test_separate_products_round_otherwise_and_no_more(version):
         with torch.no_grad():
             x = images(2, size, dtype=torch.float64)
             torch.testing.assert_close(spell(model, size, separate=True)(x), model(x), rtol=1e-11, atol=1e-11)
+
+
+@VERSIONS
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_images_that_go_in_turns_get_their_own_results(version, stages, at_a_time):
+    """In float64, with maps kept before, where and after turns end; the last turn is a smaller one."""
+    model = randomised(SwinBackbone(SwinConfig(**SMALL | {"version": version, "num_classes": 0}), (0, 1))).double()
+    assert len(model.layers) == 2
+    for size in ((32, 32), (13, 27)):
+        with torch.no_grad():
+            x = images(3, size, dtype=torch.float64)
+            got = spell(model, size, separate=True, turns=Turns(3, stages, at_a_time))(x)
+            torch.testing.assert_close(got, tuple(model(x)), rtol=1e-11, atol=1e-11)
+
+
+def test_turns_are_for_maps_that_leave_the_cache():
+    tiny = get_config("swin_tiny_patch4_window7_224")  # 4.8, 2.4 and 1.2 MB of hidden layer for an image; 3136, 784 and 196 tokens
+    assert [plan_turns(tiny, (224, 224), count).stages for count in (None, 1, 2, 8, 64)] == [0, 0, 2, 2, 2]
+    assert [plan_turns(tiny, (112, 112), count).stages for count in (2, 4, 8, 64)] == [0, 1, 2, 2]
+    assert plan_turns(tiny, (2048, 2048), 4).stages == 4, "no more than there are"
+    assert [plan_turns(tiny, (224, 224), count).at_a_time for count in (8, 16, 17, 64)] == [1, 1, 2, 4]
+    assert [plan_turns(tiny, (224, 224), 3).one_image(stage) for stage in range(4)] == [True, True, False, False]
+    small_one = small(1, embed_dim=64, img_size=128, patch_size=2)
+    facts = make_facts(small_one, False, None, 2, False, "float32")
+    stages = [build(small_one, facts, *given).trunk.turns.stages for given in (("onnx",), ("openvino",), ("onnx", True), ("torch-export",))]
+    assert stages == [1, 1, 0, 0], "not in 8 bits, and where a compiler fuses"
 
 
 def test_the_model_is_left_alone():

@@ -106,7 +106,7 @@ def export(
     place = Path(tempfile.mkdtemp(prefix=f".{file.name}.", suffix=".writing", dir=file.parent))
     try:
         say(f"writing {to}: {describe(facts)}")
-        runtime, checks = _write(model, facts, to, place / file.name, say)
+        runtime, checks = _write(model, facts, to, place / file.name, int8 is not None, say)
         report = None
         if int8 is not None and pictures is not None:
             runtime, checks, report = _in_8_bits(model, facts, to, place / file.name, (int8, pictures), say)
@@ -127,13 +127,13 @@ def _model(
     return as_defined(model), facts
 
 
-def _write(model: Any, facts: Facts, to: str, file: Path, say: Callable[[str], None]) -> tuple[str, tuple[Check, ...]]:
-    """Write a file where nobody looks, and compare it."""
+def _write(model: Any, facts: Facts, to: str, file: Path, int8: bool, say: Callable[[str], None]) -> tuple[str, tuple[Check, ...]]:
+    """Write a file where nobody looks, in float32 even where 8 bits will come of it, and compare it."""
     from swinkit.export.formats import FORMATS
     from swinkit.export.options import build
 
     module, _, function = FORMATS[to].write.partition(":")
-    getattr(importlib.import_module(module), function)(build(model, facts, to), facts, file)
+    getattr(importlib.import_module(module), function)(build(model, facts, to, int8), facts, file)
     return _compared(file, model, say)
 
 

@@ -1,7 +1,7 @@
 """The trunk for images of one size: everything that follows from the size is computed when it is made.
 
 Where windows divide the map, tokens never go back to the map's order between blocks: one gather leads from the windows of a block to those
-of the next, and patch merging collects its neighbours from wherever they are.
+of the next, and patch merging collects its neighbours from wherever they are. The images of a large batch go through early stages in turns.
 
     B images | H W token grid | L = H * W | G windows per map | N tokens per window
 """
@@ -17,10 +17,12 @@ from swinkit.config import Size
 from swinkit.export.embedding import Embedding, grid_of
 from swinkit.export.layers import Block, Merging, constant
 from swinkit.export.places import Grid, Places, halves, merging, places, shift_of
+from swinkit.export.turns import Turns
 from swinkit.model import PatchMerging, SwinBlock, SwinStage, SwinTrunk
 
 TABLE_LIMIT = 256 * 2**20
 """Bytes of a block's position bias and mask up to which they are stored for every window; beyond, they are put together at run time."""
+TOGETHER = Turns()
 Order = Tensor | None
 """(L,) int64: the token of the map at each place of a row of tokens; None: the map's own order."""
 
@@ -28,52 +30,65 @@ Order = Tensor | None
 class OneSize(nn.Module):
     """(B, in_chans, height, width) -> (B, L, C) and grid of each wanted stage, before merging."""
 
-    def __init__(self, model: SwinTrunk, wanted: Sequence[int], size: Size, separate: bool = False, one_image: bool = False) -> None:
+    def __init__(self, model: SwinTrunk, wanted: Sequence[int], size: Size, separate: bool = False, turns: Turns = TOGETHER) -> None:
         super().__init__()
-        self.embedding, self.steps = Embedding(model, size), nn.ModuleList()
+        self.turns, self.embedding = turns, Embedding(model, size)
+        self.early, self.late = Steps(), Steps()
         grid, order = grid_of(model.config, size), None
         for number, stage in enumerate(model.layers):
+            steps = self.early if number < turns.stages else self.late
             plans = [Plan(block, grid) for block in blocks_of(stage)]
             for plan in plans:
-                self._go(order, plan.order)
-                self.steps.append(plan.step(separate, one_image))
+                steps.go(order, plan.order)
+                steps.append(plan.step(separate, turns.one_image(number)))
                 order = plan.order
             if number in wanted:
-                self._go(order, None)
-                self.steps.append(Keep(grid))
+                steps.go(order, None)
+                steps.append(Keep(grid))
                 order = None
             if stage.downsample is not None:
                 merged = halves(grid)
                 following = Plan(blocks_of(model.layers[number + 1])[0], merged).order
-                order = self._merge(stage.downsample, grid, order, following)
+                order = steps.merge(stage.downsample, grid, order, following)
                 grid = merged
 
-    def _go(self, order: Order, wanted: Order) -> None:
+    def forward(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
+        """(B, in_chans, height, width) -> (B, L, C) and grid of each wanted stage, before merging."""
+        if not self.turns.stages:
+            return self.late(self.embedding(images)[0])[1]
+        parts = [self.early(self.embedding(part)[0]) for part in images.split(self.turns.at_a_time)]
+        found = [(torch.cat([x for x, _ in maps]), maps[0][1]) for maps in zip(*(maps for _, maps in parts), strict=True)]
+        return found + self.late(torch.cat([x for x, _ in parts]))[1]
+
+
+class Steps(nn.ModuleList):
+    """What is done to tokens, one after the other."""
+
+    def go(self, order: Order, wanted: Order) -> None:
         """Lead tokens from one order to another."""
         index = _way(order, wanted)
         if index is not None:
-            self.steps.append(Gather(index))
+            self.append(Gather(index))
 
-    def _merge(self, module: PatchMerging, grid: Size, order: Order, wanted: Order) -> Order:
+    def merge(self, module: PatchMerging, grid: Size, order: Order, wanted: Order) -> Order:
         """Merge tokens that lie in `order` into `wanted`, an order of the merged map."""
         index, real = merging(grid)
         if wanted is not None:
             index, real = (part.unflatten(0, (-1, 4))[wanted].flatten(0, 1) for part in (index, real))
         if order is not None:
             index = order.argsort()[index]
-        self.steps.append(MergeStep(Merging(module), index, real))
+        self.append(MergeStep(Merging(module), index, real))
         return wanted
 
-    def forward(self, images: Tensor) -> list[tuple[Tensor, Grid]]:
-        """(B, in_chans, height, width) -> (B, L, C) and grid of each wanted stage, before merging."""
+    def forward(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Grid]]]:
+        """(B, L, C) -> what comes out, and the maps to keep with their grids."""
         found = []
-        x, _ = self.embedding(images)
-        for step in self.steps:
+        for step in self:
             if isinstance(step, Keep):
                 found.append((x, step.grid))
             else:
                 x = step(x)
-        return found
+        return x, found
 
 
 class Plan:

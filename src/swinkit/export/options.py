@@ -17,6 +17,7 @@ from swinkit.data import Preprocess
 from swinkit.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from swinkit.export.formats import FORMATS, Format
 from swinkit.export.spelling import spell
+from swinkit.export.turns import Turns, plan_turns
 from swinkit.export.wrapping import InDtype, WithPreprocessing
 from swinkit.fields import SizeLike, size, whole
 from swinkit.model import SwinTransformer, WindowAttention, window_attention
@@ -105,12 +106,16 @@ def make_facts(
     )
 
 
-def build(model: SwinTransformer | SwinBackbone, facts: Facts, to: str) -> nn.Module:
-    """The module to capture: the model spelled for the sizes, in its dtype, with preparation around it."""
+def build(model: SwinTransformer | SwinBackbone, facts: Facts, to: str, int8: bool = False) -> nn.Module:
+    """The module to capture: the model spelled for the sizes, in its dtype, with preparation around it.
+
+    int8: 8 bits will come of it, whose ranges belong to the layers of all images together.
+    """
     graph_runtime = to in ("onnx", "openvino") and facts.img_size is not None
     other_dtype = facts.dtype != "float32" and to != "openvino"
     model = copy.deepcopy(model) if other_dtype else model  # whose weights the module shares
-    net = spell(model, facts.img_size, one_image=facts.batch_size == 1, separate=graph_runtime)
+    turns = plan_turns(facts.config, facts.img_size, facts.batch_size) if facts.img_size and graph_runtime and not int8 else None
+    net = spell(model, facts.img_size, separate=graph_runtime, turns=turns or Turns(facts.batch_size))
     net = InDtype(net, getattr(torch, facts.dtype)) if other_dtype else net
     if facts.with_preprocessing:
         net = WithPreprocessing(net, Preprocess.from_dict(facts.preprocess), facts.gives_probabilities)

@@ -16,18 +16,21 @@ from swinkit.export.embedding import Embedding
 from swinkit.export.layers import Block, Merging
 from swinkit.export.one_size import OneSize, blocks_of
 from swinkit.export.places import Grid, Places, halves, merging, places, shift_of
+from swinkit.export.turns import Turns
 from swinkit.model import SwinTransformer, SwinTrunk
 
 
-def spell(model: SwinTransformer | SwinBackbone, size: Size | None = None, *, one_image: bool = False, separate: bool = False) -> nn.Module:
+def spell(
+    model: SwinTransformer | SwinBackbone, size: Size | None = None, *, separate: bool = False, turns: Turns | None = None
+) -> nn.Module:
     """(B, in_chans, height, width) -> what `model` returns, maps as a tuple; for any size, or for images of `size` alone.
 
-    The new module shares weights with `model`, which is in eval mode and not changed. It computes the same, bit for bit, with two
-    exceptions: on padded maps PyTorch adds the bias of wide layers to its sums in another order; and queries, keys and values can get
-    products of their own (`separate`), which a runtime need not split. one_image: never more than one.
+    The new module shares weights with `model`, which is in eval mode and not changed. It computes the same, bit for bit, with three
+    exceptions, in which PyTorch adds numbers in another order: the bias of wide layers on padded maps; queries, keys and values that get
+    products of their own (`separate`), which a runtime need not split; and images of a `size` that go in `turns`.
     """
     wanted = model.out_indices if isinstance(model, SwinBackbone) else (len(model.layers) - 1,)
-    trunk: nn.Module = AnySize(model, wanted, separate) if size is None else OneSize(model, wanted, size, separate, one_image)
+    trunk: nn.Module = AnySize(model, wanted, separate) if size is None else OneSize(model, wanted, size, separate, turns or Turns())
     return Maps(model, trunk) if isinstance(model, SwinBackbone) else Classifier(model, trunk)
 
 
