@@ -10,6 +10,7 @@ from swinkit.backbone import SwinBackbone
 from swinkit.bench.subject import randomised
 from swinkit.config import SIZE_POLICIES, SwinConfig, pair
 from swinkit.export.capture import capture
+from swinkit.export.layers import Form
 from swinkit.export.options import build, make_facts
 from swinkit.export.places import merging, places, shift_of
 from swinkit.export.spelling import spell
@@ -93,13 +94,15 @@ def test_wide_layers_on_padded_maps(name):
 
 
 @VERSIONS
-def test_separate_products_round_otherwise_and_no_more(version):
-    """In float64, where rounding cannot hide anything."""
+@pytest.mark.parametrize("form", [Form(separate=True), Form(separate=True, operator=True)], ids=["separate", "operator"])
+def test_other_forms_of_attention_round_otherwise_and_no_more(version, form):
+    """In float64, where rounding cannot hide anything; one image, whose shifted windows are the table's, and two."""
     model = randomised(small(version)).double()
     for size in ((32, 32), (13, 27)):
-        with torch.no_grad():
-            x = images(2, size, dtype=torch.float64)
-            torch.testing.assert_close(spell(model, size, separate=True)(x), model(x), rtol=1e-11, atol=1e-11)
+        for count in (1, 2):
+            with torch.no_grad():
+                x = images(count, size, dtype=torch.float64)
+                torch.testing.assert_close(spell(model, size, form=form, turns=Turns(count))(x), model(x), rtol=1e-11, atol=1e-11)
 
 
 @VERSIONS
@@ -112,7 +115,7 @@ def test_images_that_go_in_turns_get_their_own_results(version, stages, at_a_tim
     for size in ((32, 32), (13, 27)):
         with torch.no_grad():
             x = images(3, size, dtype=torch.float64)
-            got = spell(model, size, separate=True, turns=Turns(3, stages, at_a_time))(x)
+            got = spell(model, size, form=Form(separate=True), turns=Turns(3, stages, at_a_time))(x)
             torch.testing.assert_close(got, tuple(model(x)), rtol=1e-11, atol=1e-11)
 
 
@@ -184,6 +187,19 @@ def test_merging_collects_the_originals_neighbours(grid):
     index, real = merging(grid)
     got = torch.where(real, x.flatten(1, 2)[:, index], 0.0).reshape(module(x).shape)
     assert torch.equal(got, module(x))
+
+
+@pytest.mark.parametrize("count", [None, 1])
+def test_attention_is_one_operator_where_onnx_has_it(count):
+    """In float32, in a file for one size, where images share a table."""
+    model = small(1)
+    facts = make_facts(model, False, None, count, False, "float32")
+    found = {}
+    for to in ("onnx", "openvino"):
+        nodes = capture(build(model, facts, to), facts).graph.nodes
+        found[to] = sum(str(node.target).startswith("onnx.Attention") for node in nodes)
+    blocks, shifted = sum(model.config.depths), len(model.config.depths)
+    assert found == {"onnx": blocks if count else blocks - shifted, "openvino": 0}
 
 
 @pytest.fixture(scope="module")

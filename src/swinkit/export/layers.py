@@ -7,6 +7,7 @@ What depends on weights alone (position bias, scale, the bias of queries, keys a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,19 +23,27 @@ def constant(tensor: Tensor | None) -> Any:
     return None if tensor is None else nn.Buffer(tensor.detach().clone(memory_format=torch.contiguous_format))
 
 
+@dataclass(frozen=True)
+class Form:
+    """How attention is spelled for a runtime."""
+
+    separate: bool = False
+    """Queries, keys and values have a product each, so that a runtime has nothing to split. Sums are then rounded otherwise."""
+    operator: bool = False
+    """With `separate`: ONNX's Attention (opset 23) where one table is for all images; it adds biases and leaves heads where they are."""
+    one_image: bool = False
+    """There is never more than one, so that its windows and their tables are as many."""
+
+
 class Attention(nn.Module):
-    """Window attention on tokens that lie window after window, or on a map's with `places` for the way there and back.
+    """Window attention on tokens that lie window after window, or on a map's with `places` for the way there and back."""
 
-    separate: queries, keys and values have a product each, so that a runtime has nothing to split. Sums are then rounded otherwise.
-    one_image: there is never more than one, so that its windows and their tables are as many.
-    """
-
-    def __init__(self, attn: WindowAttention, separate: bool, one_image: bool) -> None:
+    def __init__(self, attn: WindowAttention, form: Form) -> None:
         super().__init__()
-        self.heads, self.tokens, self.cosine, self.one_image = attn.heads, attn.window[0] * attn.window[1], attn.version == 2, one_image
+        self.heads, self.tokens, self.cosine, self.form = attn.heads, attn.window[0] * attn.window[1], attn.version == 2, form
         with torch.no_grad():
             weight, bias, scale, qkv_bias = attn.qkv.weight, attn.bias(), attn.scale(), attn.qkv_bias()
-            count = 3 if separate else 1
+            count = 3 if form.separate else 1
             biases = (None,) * count if qkv_bias is None else qkv_bias.chunk(count)
             self.products = nn.ModuleList(_linear(*part) for part in zip(weight.chunk(count), biases, strict=True))
             self.bias, self.masked = constant(bias), constant(bias - 100)  # between the sides of the seam, as the originals
@@ -48,15 +57,29 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, places: Places | None = None, table: Tensor | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C). table: of shifted windows; None: no window holds a seam."""
         parts = [self._windows(product, x, places) for product in self.products]  # B * G, N, C or 3C
+        out = self._operator(parts, table) if self.form.operator and (table is None or self.form.one_image) else self._attend(parts, table)
+        out = out.reshape(-1, x.shape[1] if places is None else places.index.shape[0], x.shape[2])
+        return self.proj(out if places is None else out.index_select(1, places.back))
+
+    def _attend(self, parts: list[Tensor], table: Tensor | None) -> Tensor:
+        """One of (B * G, N, 3C) or three of (B * G, N, C) -> (B * G, N, K, D)"""
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts) if len(parts) == 3 else self._split(*parts)
         if self.cosine:
             q, k = unit(q), unit(k)
         scores = q * self.scale @ k.transpose(-2, -1)  # B * G, K, N, N
         if scores.dtype == torch.float16:
             scores = scores.clamp(-3e4, 3e4)
-        out = self._normalised(scores, table).to(v.dtype) @ v
-        out = out.transpose(1, 2).reshape(-1, x.shape[1] if places is None else places.index.shape[0], x.shape[2])
-        return self.proj(out if places is None else out.index_select(1, places.back))
+        return (self._normalised(scores, table).to(v.dtype) @ v).transpose(1, 2)
+
+    def _operator(self, parts: list[Tensor], table: Tensor | None) -> Tensor:
+        """Three of (B * G, N, C) -> (B * G, N, C)"""
+        q, k, v = parts
+        scale: Any = self.scale
+        if self.cosine:
+            q, k = (unit(part.unflatten(2, (self.heads, -1))) for part in (q, k))
+            q, k, scale = (q * scale.squeeze(2)).flatten(2), k.flatten(2), 1.0
+        mask = self.bias[None] if table is None else table
+        return torch.onnx.ops.attention(q, k, v, mask, q_num_heads=self.heads, kv_num_heads=self.heads, scale=scale)[0]
 
     def _windows(self, product: nn.Module, x: Tensor, places: Places | None) -> Tensor:
         """(B, L, C) -> (B * G, N, C'). How many windows is left open (-1), which is a constant in a graph."""
@@ -72,7 +95,7 @@ class Attention(nn.Module):
 
     def _normalised(self, scores: Tensor, table: Tensor | None) -> Tensor:
         """(B * G, K, N, N) -> the same, biased, masked, and as weights whose sum is 1."""
-        if table is None or self.one_image:
+        if table is None or self.form.one_image:
             return (scores + (self.bias if table is None else table)).softmax(-1)
         every = scores.reshape(-1, *table.flatten(0, 1).shape) + table.flatten(0, 1)  # B, G * K, N, N
         return every.softmax(-1).reshape(-1, *self.bias.shape)
@@ -88,12 +111,12 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 class Block(nn.Module):
     """A block on a row of tokens."""
 
-    def __init__(self, block: SwinBlock, separate: bool = False, one_image: bool = False) -> None:
+    def __init__(self, block: SwinBlock, form: Form) -> None:
         super().__init__()
         self.window: Size = block.window
         self.half_window: Size = block.half_window
         self.version = block.config.version
-        self.attn = Attention(block.attn, separate, one_image)
+        self.attn = Attention(block.attn, form)
         self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
 
     def forward(self, x: Tensor, places: Places | None = None, table: Tensor | None = None) -> Tensor:

@@ -9,20 +9,20 @@ of the next, and patch merging collects its neighbours from wherever they are. T
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from swinkit.config import Size
 from swinkit.export.embedding import Embedding, grid_of
-from swinkit.export.layers import Block, Merging, constant
+from swinkit.export.layers import Block, Form, Merging, constant
 from swinkit.export.places import Grid, Places, halves, merging, places, shift_of
 from swinkit.export.turns import Turns
 from swinkit.model import PatchMerging, SwinBlock, SwinStage, SwinTrunk
 
 TABLE_LIMIT = 256 * 2**20
 """Bytes of a block's position bias and mask up to which they are stored for every window; beyond, they are put together at run time."""
-TOGETHER = Turns()
 Order = Tensor | None
 """(L,) int64: the token of the map at each place of a row of tokens; None: the map's own order."""
 
@@ -30,7 +30,7 @@ Order = Tensor | None
 class OneSize(nn.Module):
     """(B, in_chans, height, width) -> (B, L, C) and grid of each wanted stage, before merging."""
 
-    def __init__(self, model: SwinTrunk, wanted: Sequence[int], size: Size, separate: bool = False, turns: Turns = TOGETHER) -> None:
+    def __init__(self, model: SwinTrunk, wanted: Sequence[int], size: Size, form: Form, turns: Turns) -> None:
         super().__init__()
         self.turns, self.embedding = turns, Embedding(model, size)
         self.early, self.late = Steps(), Steps()
@@ -40,7 +40,7 @@ class OneSize(nn.Module):
             plans = [Plan(block, grid) for block in blocks_of(stage)]
             for plan in plans:
                 steps.go(order, plan.order)
-                steps.append(plan.step(separate, turns.one_image(number)))
+                steps.append(plan.step(replace(form, one_image=turns.one_image(number))))
                 order = plan.order
             if number in wanted:
                 steps.go(order, None)
@@ -105,10 +105,10 @@ class Plan:
         self.order: Order = None if padded or in_place else self.places.index
         """In which order it takes and gives its tokens."""
 
-    def step(self, separate: bool, one_image: bool) -> nn.Module:
+    def step(self, form: Form) -> nn.Module:
         """The block with what it needs to know."""
         shifted = any(self.shift)
-        return BlockStep(Block(self.block, separate, one_image), self.places if self.padded else None, self.sides if shifted else None)
+        return BlockStep(Block(self.block, form), self.places if self.padded else None, self.sides if shifted else None)
 
 
 def blocks_of(stage: SwinStage) -> list[SwinBlock]:

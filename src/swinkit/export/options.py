@@ -16,6 +16,7 @@ from swinkit.config import pair
 from swinkit.data import Preprocess
 from swinkit.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from swinkit.export.formats import FORMATS, Format
+from swinkit.export.layers import Form
 from swinkit.export.spelling import spell
 from swinkit.export.turns import Turns, plan_turns
 from swinkit.export.wrapping import InDtype, WithPreprocessing
@@ -112,10 +113,11 @@ def build(model: SwinTransformer | SwinBackbone, facts: Facts, to: str, int8: bo
     int8: 8 bits will come of it, whose ranges belong to the layers of all images together.
     """
     graph_runtime = to in ("onnx", "openvino") and facts.img_size is not None
+    form = Form(separate=graph_runtime, operator=graph_runtime and to == "onnx" and facts.dtype == "float32")
     other_dtype = facts.dtype != "float32" and to != "openvino"
     model = copy.deepcopy(model) if other_dtype else model  # whose weights the module shares
     turns = plan_turns(facts.config, facts.img_size, facts.batch_size) if facts.img_size and graph_runtime and not int8 else None
-    net = spell(model, facts.img_size, separate=graph_runtime, turns=turns or Turns(facts.batch_size))
+    net = spell(model, facts.img_size, form=form, turns=turns or Turns(facts.batch_size))
     net = InDtype(net, getattr(torch, facts.dtype)) if other_dtype else net
     if facts.with_preprocessing:
         net = WithPreprocessing(net, Preprocess.from_dict(facts.preprocess), facts.gives_probabilities)

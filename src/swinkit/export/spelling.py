@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from swinkit.backbone import SwinBackbone
 from swinkit.config import Size
 from swinkit.export.embedding import Embedding
-from swinkit.export.layers import Block, Merging
+from swinkit.export.layers import Block, Form, Merging
 from swinkit.export.one_size import OneSize, blocks_of
 from swinkit.export.places import Grid, Places, halves, merging, places, shift_of
 from swinkit.export.turns import Turns
@@ -21,16 +21,17 @@ from swinkit.model import SwinTransformer, SwinTrunk
 
 
 def spell(
-    model: SwinTransformer | SwinBackbone, size: Size | None = None, *, separate: bool = False, turns: Turns | None = None
+    model: SwinTransformer | SwinBackbone, size: Size | None = None, *, form: Form | None = None, turns: Turns | None = None
 ) -> nn.Module:
     """(B, in_chans, height, width) -> what `model` returns, maps as a tuple; for any size, or for images of `size` alone.
 
     The new module shares weights with `model`, which is in eval mode and not changed. It computes the same, bit for bit, with three
-    exceptions, in which PyTorch adds numbers in another order: the bias of wide layers on padded maps; queries, keys and values that get
-    products of their own (`separate`), which a runtime need not split; and images of a `size` that go in `turns`.
+    exceptions, in which numbers are added in another order: the bias of wide layers on padded maps; attention in another `form`; and images
+    of a `size` that go in `turns`.
     """
     wanted = model.out_indices if isinstance(model, SwinBackbone) else (len(model.layers) - 1,)
-    trunk: nn.Module = AnySize(model, wanted, separate) if size is None else OneSize(model, wanted, size, separate, turns or Turns())
+    form, turns = form or Form(), turns or Turns()
+    trunk: nn.Module = AnySize(model, wanted) if size is None else OneSize(model, wanted, size, form, turns)
     return Maps(model, trunk) if isinstance(model, SwinBackbone) else Classifier(model, trunk)
 
 
@@ -68,11 +69,11 @@ class Maps(nn.Module):
 class AnySize(nn.Module):
     """The trunk for images of any size; tokens keep the map's order between blocks."""
 
-    def __init__(self, model: SwinTrunk, wanted: Sequence[int], separate: bool = False) -> None:
+    def __init__(self, model: SwinTrunk, wanted: Sequence[int]) -> None:
         super().__init__()
         self.policy, self.wanted = model.config.size_policy, tuple(wanted)
         self.embedding = Embedding(model, None)
-        self.stages = nn.ModuleList(nn.ModuleList(Block(block, separate) for block in blocks_of(stage)) for stage in model.layers)
+        self.stages = nn.ModuleList(nn.ModuleList(Block(block, Form()) for block in blocks_of(stage)) for stage in model.layers)
         self.mergings = nn.ModuleList(Merging(stage.downsample) for stage in model.layers if stage.downsample is not None)
 
     def forward(self, images: Tensor) -> list[tuple[Tensor, Grid]]:

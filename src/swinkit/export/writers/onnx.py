@@ -1,4 +1,4 @@
-"""ONNX, opset 20: one file, with the weights in it as long as protobuf can hold them."""
+"""ONNX, opset 20, or 23 where its Attention is used: one file, with the weights in it as long as protobuf can hold them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import nn
 from swinkit.export.capture import capture
 from swinkit.runtimes.facts import KEY, Facts
 
-OPSET = 20
+OPSET, WITH_ATTENTION = 20, 23
+"""The oldest that has all operators: GELU is of 20."""
 LIMIT = 1_900_000_000
 """Bytes of weights in one file; protobuf ends at 2 GiB."""
 
@@ -27,8 +28,10 @@ def to_onnx(net: nn.Module, facts: Facts) -> Any:
     """The graph in memory, an ONNXProgram."""
     maps = facts.out_indices
     outputs = [f"map{stage}" for stage in maps] if maps is not None else ["probabilities" if facts.gives_probabilities else "logits"]
+    captured = capture(net, facts)
+    opset = WITH_ATTENTION if any(str(node.target).startswith("onnx.Attention") for node in captured.graph.nodes) else OPSET
     program: Any = torch.onnx.export(
-        capture(net, facts), (), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=outputs, verbose=False
+        captured, (), dynamo=True, opset_version=opset, input_names=["images"], output_names=outputs, verbose=False
     )
     graph = program.model.graph
     for node in graph.all_nodes():
