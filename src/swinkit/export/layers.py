@@ -28,7 +28,8 @@ class Form:
     """How attention is spelled for a runtime."""
 
     separate: bool = False
-    """Queries, keys and values have a product each, so that a runtime has nothing to split. Sums are then rounded otherwise."""
+    """Queries, keys and values have a product each, so that a runtime has nothing to split, and weights take in scale and biases where
+    they can. Sums are then rounded otherwise."""
     operator: bool = False
     """With `separate`: ONNX's Attention (opset 23) where one table is for all images; it adds biases and leaves heads where they are."""
     one_image: bool = False
@@ -42,13 +43,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.tokens, self.cosine, self.form = attn.heads, attn.window[0] * attn.window[1], attn.version == 2, form
         with torch.no_grad():
-            weight, bias, scale, qkv_bias = attn.qkv.weight, attn.bias(), attn.scale(), attn.qkv_bias()
-            count = 3 if form.separate else 1
-            biases = (None,) * count if qkv_bias is None else qkv_bias.chunk(count)
-            self.products = nn.ModuleList(_linear(*part) for part in zip(weight.chunk(count), biases, strict=True))
+            bias, scale = attn.bias(), attn.scale()
             self.bias, self.masked = constant(bias), constant(bias - 100)  # between the sides of the seam, as the originals
-            self.scale = scale if isinstance(scale, float) else constant(scale)
-        self.proj = attn.proj
+            self.scale: Any = scale if isinstance(scale, float) else constant(scale)
+            products, self.proj = _folded(attn) if form.separate else ([_linear(attn.qkv.weight, attn.qkv_bias())], attn.proj)
+        self.products, self.scaled = nn.ModuleList(products), self.cosine or not form.separate
 
     def table(self, sides: Tensor) -> Tensor:
         """(G, N) -> (G, K, N, N): position bias and mask of every window of a shifted map."""
@@ -66,7 +65,7 @@ class Attention(nn.Module):
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts) if len(parts) == 3 else self._split(*parts)
         if self.cosine:
             q, k = unit(q), unit(k)
-        scores = q * self.scale @ k.transpose(-2, -1)  # B * G, K, N, N
+        scores = (q * self.scale if self.scaled else q) @ k.transpose(-2, -1)  # B * G, K, N, N
         if scores.dtype == torch.float16:
             scores = scores.clamp(-3e4, 3e4)
         return (self._normalised(scores, table).to(v.dtype) @ v).transpose(1, 2)
@@ -74,12 +73,11 @@ class Attention(nn.Module):
     def _operator(self, parts: list[Tensor], table: Tensor | None) -> Tensor:
         """Three of (B * G, N, C) -> (B * G, N, C)"""
         q, k, v = parts
-        scale: Any = self.scale
         if self.cosine:
             q, k = (unit(part.unflatten(2, (self.heads, -1))) for part in (q, k))
-            q, k, scale = (q * scale.squeeze(2)).flatten(2), k.flatten(2), 1.0
+            q, k = (q * self.scale.squeeze(2)).flatten(2), k.flatten(2)
         mask = self.bias[None] if table is None else table
-        return torch.onnx.ops.attention(q, k, v, mask, q_num_heads=self.heads, kv_num_heads=self.heads, scale=scale)[0]
+        return torch.onnx.ops.attention(q, k, v, mask, q_num_heads=self.heads, kv_num_heads=self.heads, scale=1.0)[0]
 
     def _windows(self, product: nn.Module, x: Tensor, places: Places | None) -> Tensor:
         """(B, L, C) -> (B * G, N, C'). How many windows is left open (-1), which is a constant in a graph."""
@@ -99,6 +97,22 @@ class Attention(nn.Module):
             return (scores + (self.bias if table is None else table)).softmax(-1)
         every = scores.reshape(-1, *table.flatten(0, 1).shape) + table.flatten(0, 1)  # B, G * K, N, N
         return every.softmax(-1).reshape(-1, *self.bias.shape)
+
+
+def _folded(attn: WindowAttention) -> tuple[list[nn.Linear], nn.Linear]:
+    """Queries', keys' and values' products, and the projection, with all that weights can take in.
+
+    V1's scale is the queries'. A key's bias adds as much to all scores of a query, which softmax does not feel (V2 has none). The weights
+    of a query sum to 1, so that values' bias comes out as it went in, and is the projection's. A padded token then has neither.
+    """
+    biases, scale = attn.qkv_bias(), attn.scale()
+    q, k, v = attn.qkv.weight.chunk(3)
+    bias, _, last = (None, None, None) if biases is None else biases.double().chunk(3)
+    if isinstance(scale, float):
+        q, bias = (q.double() * scale).to(q), None if bias is None else bias * scale
+    proj, out = attn.proj, attn.proj.bias.double()
+    out = out if last is None else out + proj.weight.double() @ last
+    return [_linear(q, None if bias is None else bias.to(q)), _linear(k, None), _linear(v, None)], _linear(proj.weight, out.to(q))
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
