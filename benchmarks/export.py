@@ -21,6 +21,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import swinkit
@@ -46,7 +47,8 @@ HEADER = """\
 
 `python benchmarks/export.py{arguments}`. Images per second, medians over {rounds} turns, float32, {threads} threads of {cpu}; files for
 exactly this number of images of the model's size. {versions}.
-Ratio: of the medians; "difference": the largest from plain swinkit, as a fraction of the largest output.
+Ratio: the median over neighbouring turns, with its quartiles; "difference": the largest from plain swinkit, as a fraction of the largest
+output.
 
 | model | batch | runtime | swinkit's file | timm's file | ratio | difference | timm's difference |
 | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |
@@ -121,11 +123,17 @@ def measure(subject, runtime, batch, given, say):
     shapes = {"layout": NATIVE, "weights": "", "export": "", "imports": (), "shapes": subject.shapes(batch)}
     cell.run(subject, jobs, replace(jobs[1], runtime=GEMM.name, build=GEMM.build, **shapes), given.rounds, given.seconds, say)
     rows = [row(e.job.runtime, "float32", batch, e.seconds, 0.0, failed=e.failed, difference=e.difference) for e in cell.entries]
-    ours, theirs = (found.images_per_second for found in rows)
     numbers = [found.failed if found.images_per_second is None else f"{found.images_per_second:.1f}" for found in rows]
-    ratio = f"**{ours / theirs:.2f}**" if ours and theirs else ""
+    ratio = "" if any(found.failed for found in rows) else faster(*cell.entries)
     differences = ["" if found.difference is None else f"{found.difference:.0e}" for found in rows]
     return f"{batch} | {runtime} | {' | '.join(numbers)} | {ratio} | {' | '.join(differences)} |"
+
+
+def faster(ours, theirs):
+    """How many times as fast as theirs ours is, turn by turn."""
+    medians = [np.median(np.reshape(entry.seconds, (-1, entry.repetitions)), axis=1) for entry in (ours, theirs)]
+    low, ratio, high = np.quantile(medians[1] / medians[0], (0.25, 0.5, 0.75))
+    return f"**{ratio:.2f}** ({low:.2f} - {high:.2f})"
 
 
 def line(subject, runtime, batch, given):

@@ -61,7 +61,7 @@ def picture(seed):
 
 def request(content):
     """What goes over the wire for one image."""
-    head = f"POST /predict HTTP/1.1\r\nHost: benchmark\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
 
@@ -214,6 +214,8 @@ async def _measure(options, predictor, contents, server, clients):
         rates["predictor"].append(in_process(predictor, contents, options.seconds))
         rates["server"].append(await clients.closed_loop(2 * options.batch, options.seconds))
         print(f"round {turn + 1}: Predictor {rates['predictor'][-1]:.1f}, server {rates['server'][-1]:.1f} images/s", file=sys.stderr)
+    if not all(rates["server"]):
+        raise SystemExit(f"the server answered nothing right: {dict(clients.counts)}")
     loads = {"closed": dict(clients.counts), "closed_latency_ms": percentiles(clients.latency["right"])}
     clients.counts.clear()
     clients.latency = {"right": [], "503": []}
