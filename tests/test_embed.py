@@ -430,7 +430,7 @@ def test_command(trained, flat, tmp_path, capsys, monkeypatch):
     assert run(["embed", str(trained.run), "1.bmp", "2.bmp", "--out", "vectors.npy", "--normalize"]) == 0
     printed = capsys.readouterr()
     assert printed.out == "vectors.npy\n"
-    assert "2 images, without labels." in printed.err
+    assert "2 images, without labels; " in printed.err
     assert read(tmp_path / "vectors.npy")[1] == ["1.bmp", "2.bmp"]
     assert run(["embed", str(trained.run), "flat"]) == 2
     assert "--out" in capsys.readouterr().err

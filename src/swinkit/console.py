@@ -56,7 +56,7 @@ def print_written(written: Written) -> int:
     """The path of a file of vectors, and what could not be read; returns the exit code."""
     for failure in written.failures:
         print(f"swinkit: {failure.error}", file=sys.stderr)
-    print(f"{written.count:,} vectors of {written.dim} values.", file=sys.stderr)
+    print(f"{written.count:,} vector{'' if written.count == 1 else 's'} of {written.dim} values.", file=sys.stderr)
     print(written.path, flush=True)
     return _count_failures(len(written.failures))
 
