@@ -131,7 +131,7 @@ def embed(
     facts = {} if file is None else _facts(source, model, options, pick_amp(amp, where))
     embedder = _Embedder(images, open_runtime(model, where, amp), Preprocess.from_dict(model.preprocess), options)
     names = _names(images, labelled)
-    options.say(f"{about.removesuffix('.')}; {embedder.runtime.about}")
+    options.say(f"{about}; {embedder.runtime.about}")
     if file is None:
         return _in_memory(embedder, names)
     return _into_file(embedder, names, file, facts)

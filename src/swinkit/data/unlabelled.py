@@ -38,7 +38,7 @@ def open_images(data: Data, split: str = "auto") -> tuple[ImageSet, bool, str]:
         # What keeps a folder of folders from having classes may be a slip; that a flat folder has none is plain to see.
         nested = any(path.parent != Path(data) for path in find_images(data))
         return _unlabelled([data], f" of {data}", split, f" ({error})" if nested else "")
-    return images, True, f"{_counted(len(images))} of {data}, split {split}, with labels."
+    return images, True, f"{_counted(len(images))} of {data}, split {split}, with labels"
 
 
 def _unlabelled(files: Sequence[str | Path], of: str, split: str, why: str = "") -> tuple[ImageSet, bool, str]:
@@ -47,7 +47,7 @@ def _unlabelled(files: Sequence[str | Path], of: str, split: str, why: str = "")
     paths = tuple(dict.fromkeys(path for file in files for path in find_images(file)))
     if not paths:
         raise DataError("The list of images is empty; give files, folders or patterns.")
-    return FileImages((), np.zeros(len(paths), np.int64), paths), False, f"{_counted(len(paths))}{of}, without labels{why}."
+    return FileImages((), np.zeros(len(paths), np.int64), paths), False, f"{_counted(len(paths))}{of}, without labels{why}"
 
 
 def _counted(count: int) -> str:
