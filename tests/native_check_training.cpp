@@ -1,4 +1,4 @@
-// The training part of native_check.cpp: attention over a map and linear layers, forward and backward, on exactly sized buffers.
+// The training part of native_check.cpp: attention over a map, linear layers and LayerNorm, forward and backward, on exactly sized buffers.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -76,6 +76,21 @@ double check(const LayerShape &s, int isa, int dtype) {
     return y.size() + x_grad.size() + weight_grad.size() + bias_grad.size();
 }
 
+struct NormShape {
+    int rows, channels, threads;
+};
+
+double check(const NormShape &s, int isa, int dtype) {
+    const bool half = dtype == SWK_BFLOAT16;
+    random_bits.seed(11);
+    Values x((size_t)s.rows * s.channels, half), weight(s.channels, false), bias(s.channels, false), y(x.count, half, false);
+    Values y_grad(x.count, half), x_grad(x.count, half, false), weight_grad(s.channels, false, false), bias_grad(s.channels, false, false);
+    swk_norm job{s.rows, s.channels, 1e-5f, x.as<void>(), weight.as(), bias.as(), y.as<void>(), y_grad.as<void>(), x_grad.as<void>(),
+                 weight_grad.as(), bias_grad.as(), s.threads, nullptr};
+    if (swk_norm_forward(isa, dtype, &job) || swk_norm_backward(isa, dtype, &job)) return NAN;
+    return y.size() + x_grad.size() + weight_grad.size() + bias_grad.size();
+}
+
 const MapShape MAPS[] = {
     {2, 14, 14, 3, 32, 7, 7, 3, 3, 0, 2},  // whole windows
     {1, 9, 10, 2, 8, 7, 7, 3, 3, 0, 3},    // padding, small heads
@@ -86,6 +101,7 @@ const MapShape MAPS[] = {
 const LayerShape LAYERS[] = {
     {130, 96, 64, 0, 0, 0, 2}, {1, 33, 10, 0, 0, 0, 3}, {700, 20, 45, 0, 1, 0, 2}, {577, 64, 32, 1, 0, 1, 4}, {15, 35, 70, 1, 0, 0, 1},
 };
+const NormShape NORMS[] = {{1, 32, 1}, {130, 96, 3}, {257, 1536, 2}};
 
 }  // namespace
 
@@ -94,4 +110,5 @@ void check_training(const char *name, int isa, int dtype) {
     int shape = 100;
     for (const MapShape &s : MAPS) std::printf("%s %d %d %.6g\n", name, dtype, shape++, check(s, isa, dtype));
     for (const LayerShape &s : LAYERS) std::printf("%s %d %d %.6g\n", name, dtype, shape++, check(s, isa, dtype));
+    for (const NormShape &s : NORMS) std::printf("%s %d %d %.6g\n", name, dtype, shape++, check(s, isa, dtype));
 }

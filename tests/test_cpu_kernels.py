@@ -328,3 +328,20 @@ def test_on_a_gpu_the_triton_kernel_takes_what_it_can(monkeypatch):
     assert kernels._fused(There(), options) is gpu.attend
     for other in ({"dropout_p": 0.1}, {"window": (25, 4)}, {"shift": (4, 0)}):
         assert kernels._fused(There(), options | other) is None
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("gelu", [False, True])
+def test_large_matrices_are_the_same_in_parts(monkeypatch, isa, gelu):
+    """Beyond 8 MiB the caches are passed by: of the output in one of these layers, of the input's gradient in the other."""
+    monkeypatch.setenv(library.ISA_VARIABLE, isa)
+    dtype = torch.bfloat16 if isa == "avx512_bf16" else torch.float32
+    for inputs, outputs, rows in ((32, 512, 9000), (512, 32, 9000)):
+        torch.manual_seed(inputs)
+        x, weight, bias = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs) / 16, torch.randn(outputs)
+        grad, half = torch.randn(rows, outputs).to(dtype), rows // 2 // 112 * 112
+        whole = linear.forward(x, weight, bias, dtype, gelu), linear.backward(grad, x, weight, dtype, gelu, (True, False, False), dtype)[0]
+        for rows_of in (slice(None, half), slice(half, None)):
+            assert torch.equal(linear.forward(x[rows_of], weight, bias, dtype, gelu), whole[0][rows_of])
+            part = linear.backward(grad[rows_of], x[rows_of], weight, dtype, gelu, (True, False, False), dtype)[0]
+            assert torch.equal(part, whole[1][rows_of])

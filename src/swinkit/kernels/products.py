@@ -18,8 +18,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, 
         from swinkit.kernels.cpu import linear
 
         return linear.forward(x.contiguous(), weight, bias, dtype, gelu)
-    narrow = x.to(dtype)
-    return F.linear(F.gelu(narrow) if gelu else narrow, weight.to(dtype), None if bias is None else bias.to(dtype))
+    with torch.autocast(x.device.type, enabled=False):
+        narrow = x.to(dtype)
+        return F.linear(F.gelu(narrow) if gelu else narrow, weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def backward(
@@ -60,18 +61,21 @@ def native(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, g
     """Whether the C++ library takes these. It takes others too, but is faster only in whole panels of channels."""
     if not _takes_weight(weight, dtype) or not _takes_rows(x, weight.shape[1], dtype, gelu):
         return False
-    return bias is None or (_reads(bias) and bias.dtype == torch.float32 and bias.shape == weight.shape[:1] and bias.is_contiguous())
+    return bias is None or (is_plain_float(bias) and bias.shape == weight.shape[:1])
 
 
-def _reads(tensor: Tensor) -> bool:
-    """Whether there are numbers in memory behind a tensor: subclasses may be anything."""
-    return type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.layout == torch.strided
+def in_memory(tensor: Tensor) -> bool:
+    """Whether there are numbers in a CPU's memory behind a tensor, at least one: subclasses may be anything."""
+    return type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.numel() > 0
+
+
+def is_plain_float(tensor: Tensor) -> bool:
+    """Whether a parameter lies in memory as the library reads it."""
+    return in_memory(tensor) and tensor.dtype == torch.float32 and tensor.is_contiguous()
 
 
 def _takes_weight(weight: Tensor, dtype: torch.dtype) -> bool:
-    if not _reads(weight) or weight.dtype != torch.float32 or weight.ndim != 2 or not weight.is_contiguous():
-        return False
-    if any(side % PANEL for side in weight.shape):
+    if not is_plain_float(weight) or weight.ndim != 2 or any(side % PANEL for side in weight.shape):
         return False
     from swinkit.kernels.cpu.calls import has
 
@@ -79,6 +83,6 @@ def _takes_weight(weight: Tensor, dtype: torch.dtype) -> bool:
 
 
 def _takes_rows(x: Tensor, channels: int, dtype: torch.dtype, gelu: bool = False) -> bool:
-    if not _reads(x) or x.numel() == 0 or x.shape[-1:] != (channels,):
+    if not in_memory(x) or x.shape[-1:] != (channels,):
         return False
     return x.dtype == dtype or (x.dtype == torch.float32 and not gelu)

@@ -1,4 +1,4 @@
-"""The forward pass of training: linear layers in C++ on a CPU, and in less memory if wanted.
+"""The forward pass of training: linear layers and LayerNorm in C++ on a CPU, and in less memory if wanted.
 
 In lean memory, what LayerNorm and GELU give is not kept for the backward pass but computed again. Both are cheap next to the linear layer
 that takes their output and would keep it: of a block's activations, about 40 % need not be there.
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from swinkit.fields import require
-from swinkit.kernels import products
+from swinkit.kernels import norms, products
 from swinkit.kernels.ordinary import checkpointing, transforming
 from swinkit.model import Mlp
 
@@ -41,14 +41,14 @@ def training(model: nn.Module, memory: str = "full") -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(_Linears(lean=memory == "lean"))
+        stack.enter_context(_Layers(lean=memory == "lean"))
         if memory == "lean":
             stack.enter_context(_lean_mlps([module for module in model.modules() if type(module) is Mlp]))
         yield
 
 
-class _Linears(TorchFunctionMode):
-    """While entered, `F.linear` is ours; in lean memory it keeps the input of a LayerNorm instead of its output."""
+class _Layers(TorchFunctionMode):
+    """While entered, `F.linear` and `F.layer_norm` are ours; in lean memory the one keeps what the other takes instead of what it gives."""
 
     def __init__(self, lean: bool) -> None:
         super().__init__()
@@ -59,8 +59,13 @@ class _Linears(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear and _recording(*args, **kwargs) and (self.lean or _native(*args, **kwargs)):
             return linear(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if self.lean and func is F.layer_norm and _recording(*args, **kwargs):
+        if func is F.layer_norm and _recording(*args, **kwargs):
+            return self._layer_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _layer_norm(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = norms.layer_norm(*args, **kwargs)
+        if self.lean:
             again, sources = _recipe(*args, **kwargs)
             MADE[out] = again, sources, _versions(out, *sources)
         return out
@@ -103,7 +108,7 @@ def _recipe(
     def again(x: Tensor, *affine: Tensor) -> Tensor:
         found = iter(affine)
         g, b = (None if tensor is None else next(found) for tensor in (weight, bias))
-        return F.layer_norm(x, normalized_shape, g, b, eps)
+        return norms.layer_norm(x, normalized_shape, g, b, eps)
 
     return again, [tensor for tensor in (input, weight, bias) if tensor is not None]
 
@@ -159,8 +164,7 @@ class _Linear(torch.autograd.Function):
         elif again is None:
             sources = (input.detach() if gelu else input.detach().to(dtype),)
         ctx.save_for_backward(weight, *sources)
-        with torch.autocast(device, enabled=False):
-            return products.forward(input, weight, bias, dtype, gelu)
+        return products.forward(input, weight, bias, dtype, gelu)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

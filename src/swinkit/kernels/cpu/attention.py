@@ -20,7 +20,7 @@ NAME, BACKWARD = "swinkit::cpu_window_attention", "swinkit::cpu_window_attention
 
 torch.library.define(NAME, f"(Tensor qkv, Tensor bias, Tensor pad, Tensor scale, {SIZES}) -> (Tensor, Tensor)")
 _INPUTS = "Tensor grad, Tensor qkv, Tensor bias, Tensor pad, Tensor scale, Tensor lse"
-torch.library.define(BACKWARD, f"({_INPUTS}, {SIZES}) -> (Tensor, Tensor, Tensor, Tensor)")
+torch.library.define(BACKWARD, f"({_INPUTS}, {SIZES}, bool scale_wanted=True) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
 def attend(
@@ -92,24 +92,28 @@ def _(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift
 
 
 def _backward(
-    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool,
+    scale_wanted: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     if not has(qkv.dtype):
-        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, lse, window, shift, cosine)
+        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, lse, window, shift, cosine, scale_wanted)
         return wide[0].to(qkv.dtype), *wide[1:]
     names = ("out_grad", "qkv", "bias", "pad", "scale", "lse")
     given = {name: tensor.contiguous() for name, tensor in zip(names, (grad, qkv, bias, pad, scale, lse), strict=True)}
     qkv = given.pop("qkv")
-    grads = tuple(torch.empty_like(tensor) for tensor in (qkv, given["bias"], given["pad"], given["scale"]))
+    grads = (*(torch.empty_like(tensor) for tensor in (qkv, given["bias"], given["pad"])), torch.zeros_like(given["scale"]))
     made = dict(zip(("qkv_grad", "bias_grad", "pad_grad", "scale_grad"), grads, strict=True))
+    if not scale_wanted:
+        del made["scale_grad"]
     run(library.load().swk_attention_backward, qkv.dtype, _job(qkv, {**given, **made}, window, shift, cosine))
     return grads  # type: ignore[return-value]
 
 
 @torch.library.register_fake(BACKWARD)  # type: ignore[untyped-decorator]
 def _(
-    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool,
+    scale_wanted: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return torch.empty_like(qkv), torch.empty_like(bias), torch.empty_like(pad), torch.empty_like(scale)
 
 
@@ -120,7 +124,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    inputs = (grad.contiguous(), *ctx.saved_tensors, ctx.window, ctx.shift, ctx.cosine)
+    inputs = (grad.contiguous(), *ctx.saved_tensors, ctx.window, ctx.shift, ctx.cosine, ctx.needs_input_grad[3])
     return (*torch.ops.swinkit.cpu_window_attention_backward(*inputs), None, None, None)
 
 

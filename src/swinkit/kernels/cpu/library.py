@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, Structure, c_double, c_int, c_long, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
-VERSION = 4
+VERSION = 5
 """SWK_VERSION of the interface that is described here."""
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1
@@ -74,6 +74,19 @@ class Linear(Structure):
     )
 
 
+class Norm(Structure):
+    """swk_norm."""
+
+    _fields_ = (
+        ("rows", c_long),
+        ("channels", c_int),
+        ("epsilon", c_float),
+        *((name, c_void_p) for name in ("x", "weight", "bias", "y", "y_grad", "x_grad", "weight_grad", "bias_grad")),
+        ("threads", c_int),
+        ("parallel", c_void_p),
+    )
+
+
 _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_version": (c_int, ()),
     "swk_isa": (c_int, ()),
@@ -91,6 +104,8 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "swk_attention_backward": (c_int, (c_int, c_int, POINTER(Attention))),
     "swk_linear_forward": (c_int, (c_int, c_int, POINTER(Linear))),
     "swk_linear_backward": (c_int, (c_int, c_int, POINTER(Linear))),
+    "swk_norm_forward": (c_int, (c_int, c_int, POINTER(Norm))),
+    "swk_norm_backward": (c_int, (c_int, c_int, POINTER(Norm))),
     "swk_gemm_rate": (c_double, (*(c_int,) * 5, c_double, c_int)),
 }
 
@@ -153,11 +168,13 @@ def chosen_isa() -> str:
     return wanted or known[-1]
 
 
+@cache
 def isa_number(name: str) -> int:
     """The library's number of an instruction set."""
     return ("baseline", "avx2", "avx512", "avx512_bf16").index(name)
 
 
+@cache
 def has(name: str, dtype: int) -> bool:
     """Whether the library computes in this dtype with this instruction set."""
     return bool(load().swk_has(isa_number(name), dtype))

@@ -155,17 +155,19 @@ INLINE void transpose_block(const bf16 *from, bf16 *to, int depth) {
     }
 }
 
-// Rows of values as pairs: [rows][32] -> [rows / 2][32][2]; a last row without a partner gets zeros.
-INLINE const bf16 *as_pairs(const bf16 *values, int rows, bf16 *to) {
+// Two rows of 32 as pairs, [32][2].
+INLINE void store_pair(__m512i a, __m512i b, bf16 *to) {
     alignas(64) static const uint16_t order[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                    8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i low = _mm512_load_si512(order), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-    for (int r = 0; r < rows; r += 2) {
-        const __m512i a = _mm512_loadu_si512(values + r * PANEL);
-        const __m512i b = r + 1 < rows ? _mm512_loadu_si512(values + (r + 1) * PANEL) : _mm512_setzero_si512();
-        _mm512_storeu_si512(to + r * PANEL, _mm512_permutex2var_epi16(a, low, b));
-        _mm512_storeu_si512(to + (r + 1) * PANEL, _mm512_permutex2var_epi16(a, high, b));
-    }
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
+    _mm512_storeu_si512(to + PANEL, _mm512_permutex2var_epi16(a, high, b));
+}
+
+// Rows of values as pairs: [rows][32] -> [rows / 2][32][2]; a last row without a partner gets zeros.
+INLINE const bf16 *as_pairs(const bf16 *values, int rows, bf16 *to) {
+    for (int r = 0; r < rows; r += 2)
+        store_pair(_mm512_loadu_si512(values + r * PANEL), r + 1 < rows ? _mm512_loadu_si512(values + (r + 1) * PANEL) : __m512i{}, to + r * PANEL);
     return to;
 }
 #endif

@@ -29,6 +29,10 @@ INLINE void put(float *to, const Vec *v) {
 #pragma GCC unroll 4
     for (int i = 0; i < COLS; i++) store(to + i * LANES, v[i]);
 }
+INLINE void stream(float *to, const Vec *v) {
+#pragma GCC unroll 4
+    for (int i = 0; i < COLS; i++) stream(to + i * LANES, v[i]);
+}
 
 #ifdef SWK_BF16
 INLINE Vec load(const bf16 *p) {
@@ -41,6 +45,7 @@ INLINE float to_float(bf16 x) {
     return value;
 }
 INLINE void put(bf16 *to, const Vec *v) { _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0])); }
+INLINE void stream(bf16 *to, const Vec *v) { _mm512_stream_si512((__m512i *)to, (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0])); }
 INLINE void put(bf16 *to, const float *from) {
     Vec v[2] = {load(from), load(from + LANES)};
     put(to, v);

@@ -28,6 +28,7 @@ struct Result {
     long offset = 0;
     const void *aux = nullptr;
     long stride = 0;
+    bool streams = false;          // maps: past the caches, in whole lines
     const float *row_scale = nullptr, *column_scale = nullptr;  // int8: what a step is worth, of each row's operand and of each column's weights
     const int *start = nullptr;                                 // int8: where the sums of each column begin
     const char *next = nullptr;    // weights that will be wanted after these
@@ -56,6 +57,11 @@ template <int R> INLINE void to_rows(const Vec (&sum)[R][COLS], const Result &to
 
 template <class T, int R> INLINE void to_map(const Vec (&sum)[R][COLS], const Result &to, int row, int column) {
     T *out = (T *)to.out + row * to.stride + column;
+    if (to.streams) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) stream(out + r * to.stride, sum[r]);
+        return;
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) put(out + r * to.stride, sum[r]);
 }

@@ -62,6 +62,7 @@ struct AttentionGradients {
 };
 
 using LinearJob = swk_linear;
+using NormJob = swk_norm;
 
 // Some rows of a linear layer on their way back, packed: `room` rows from one panel to the next.
 struct Chunk {
@@ -101,9 +102,12 @@ struct Kernels {
     void (*pack_outputs)(const LinearJob &, int panel, void *out, char *);
     void (*pack_inputs)(const LinearJob &, int panel, void *out, char *);
     void (*linear_rows)(const LinearJob &, long first, int rows, const void *packed, const float *bias, char *);
-    void (*linear_pack)(const LinearJob &, const Chunk &, int from, int to, char *);                                // rows
+    void (*linear_pack)(const LinearJob &, const Chunk &, int from, int to);                                        // rows
     void (*linear_input_grad)(const LinearJob &, const Chunk &, int from, int to, const void *packed, char *);      // rows
-    void (*linear_weight_grad)(const LinearJob &, const Chunk &, int panel);
+    void (*linear_weight_grad)(const LinearJob &, const Chunk &, int panel, int from, int to);                      // panels of inputs
+
+    void (*norm_rows)(const NormJob &, long first, int rows);
+    void (*norm_rows_back)(const NormJob &, long first, int rows, float *sums);
 
     void (*multiply)(const void *operand, int rows, const void *weight, int depth, float *out);  // one panel, for measuring
 };

@@ -7,6 +7,7 @@ namespace swk {
 namespace {
 
 constexpr int TILE = 112;                       // rows that a thread packs and multiplies at a time
+constexpr long SHARE = 1 << 24;                 // products of a part of the weight's gradient, so that all threads end at about the same time
 constexpr long CHUNK = 1 << 20, LEAST = 512;    // elements of the operands of a chunk of rows on the way back, and rows of it
 
 long ceil_div(long a, long b) { return (a + b - 1) / b; }
@@ -50,6 +51,12 @@ long chunk_rows(const swk_linear &job) {
     return rows < job.rows ? rows : job.rows;
 }
 
+// Panels of inputs whose products with a panel of outputs are such a part.
+long panels_of_share(long rows) {
+    const long panels = SHARE / (rows * PANEL * PANEL);
+    return panels < 1 ? 1 : panels;
+}
+
 void backward(const Kernels &kernels, const swk_linear &job) {
     const Crew crew = crew_of(job);
     const long rows = chunk_rows(job), room = even(rows) + 2;  // panels that start in different cache sets
@@ -66,12 +73,14 @@ void backward(const Kernels &kernels, const swk_linear &job) {
     if (job.x_grad) pack(crew, job, kernels.pack_inputs, job.inputs, packed, panel, space);
     for (; chunk.first < job.rows; chunk.first += rows) {
         chunk.rows = (int)(job.rows - chunk.first < rows ? job.rows - chunk.first : rows);
-        const long tiles = ceil_div(chunk.rows, TILE), back = job.x_grad ? tiles : 0;
+        const long tiles = ceil_div(chunk.rows, TILE), back = job.x_grad ? tiles : 0, panels = panels_of(job.inputs);
         const auto end = [&](long tile) { return (int)((tile + 1) * TILE < chunk.rows ? (tile + 1) * TILE : chunk.rows); };
-        share(crew, tiles, space, [&](long i, char *own) { kernels.linear_pack(job, chunk, (int)i * TILE, end(i), own); });
-        share(crew, back + (weights ? panels_of(job.outputs) : 0), space, [&](long i, char *own) {
-            if (i < back) kernels.linear_input_grad(job, chunk, (int)i * TILE, end(i), packed, own);
-            else kernels.linear_weight_grad(job, chunk, (int)(i - back));
+        share(crew, tiles, space, [&](long i, char *) { kernels.linear_pack(job, chunk, (int)i * TILE, end(i)); });
+        const long run = panels_of_share(chunk.rows), runs = ceil_div(panels, run);
+        share(crew, back + (weights ? panels_of(job.outputs) * runs : 0), space, [&](long i, char *own) {
+            const long part = i - back, first = part % runs * run;
+            if (part < 0) kernels.linear_input_grad(job, chunk, (int)i * TILE, end(i), packed, own);
+            else kernels.linear_weight_grad(job, chunk, (int)(part / runs), (int)first, (int)(first + run < panels ? first + run : panels));
         });
     }
 }

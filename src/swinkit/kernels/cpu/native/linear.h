@@ -9,63 +9,59 @@ namespace {
 
 using swk::LinearJob;
 
+// A block of 32 x 32 weights: in place, or where it is not a whole one, a copy with zeros.
+struct Weights {
+    const float *from;
+    long stride;
+};
+INLINE Weights block_of(const LinearJob &j, int output, int input, float *copy) {
+    const float *from = j.weight + (long)output * j.inputs + input;
+    const int rows = smaller_of(PANEL, j.outputs - output), columns = smaller_of(PANEL, j.inputs - input);
+    if (rows == PANEL && columns == PANEL) return {from, j.inputs};
+    for (int r = 0; r < PANEL; r++)
+        for (int c = 0; c < PANEL; c++) copy[r * PANEL + c] = r < rows && c < columns ? from[(long)r * j.inputs + c] : 0.f;
+    return {copy, PANEL};
+}
+
+// Blocks come from memory, their rows far apart.
+INLINE void ask_for(const Weights &w, long ahead) {
+    for (int r = 0; r < PANEL; r++)
+        for (int c = 0; c < PANEL; c += LINE / (int)sizeof(float)) __builtin_prefetch(w.from + ahead + r * w.stride + c);
+}
+
 // Panel `panel` of a layer's outputs: W^T [inputs][32], as pairs for bfloat16, zeros beyond the outputs.
 template <class T> void pack_outputs(const LinearJob &j, int panel, void *out, char *scratch) {
     swk::Arena arena{scratch};
-    float *from = arena.take<float>(PANEL * PANEL), *turned = arena.take<float>(PANEL * PANEL);
-    T *rows = arena.take<T>(PANEL * PANEL);
-    const int columns = smaller_of(PANEL, j.outputs - panel * PANEL);
+    float *copy = arena.take<float>(PANEL * PANEL);
+    T *block = arena.take<T>(PANEL * PANEL);
     for (int first = 0; first < j.inputs; first += PANEL) {
-        const int depth = smaller_of(PANEL, j.inputs - first);
-        for (int n = 0; n < PANEL; n++) {
-            const float *weight = j.weight + (long)(panel * PANEL + n) * j.inputs + first;
-            for (int k = 0; k < PANEL; k++) from[n * PANEL + k] = n < columns && k < depth ? weight[k] : 0.f;
-        }
-        for (int n = 0; n < PANEL; n += LANES)
-            for (int k = 0; k < PANEL; k += LANES) transpose(from + n * PANEL + k, PANEL, turned + k * PANEL + n, PANEL);
+        const int depth = even<T>(smaller_of(PANEL, j.inputs - first));
+        const Weights w = block_of(j, panel * PANEL, first, copy);
         T *to = (T *)out + (long)first * PANEL;
-        store_rows(turned, even<T>(depth), rows, to);
+        if (first + 2 * PANEL < j.inputs) ask_for(w, PANEL);
+        store_columns(w.from, w.stride, depth == PANEL ? to : block);
+        if (depth < PANEL) __builtin_memcpy(to, block, sizeof(T) * depth * PANEL);
     }
 }
 
 // Panel `panel` of a layer's inputs: W [outputs][32], for the way back.
 template <class T> void pack_inputs(const LinearJob &j, int panel, void *out, char *scratch) {
     swk::Arena arena{scratch};
-    float *from = arena.take<float>(PANEL * PANEL);
-    T *rows = arena.take<T>(PANEL * PANEL);
-    const int columns = smaller_of(PANEL, j.inputs - panel * PANEL);
+    float *copy = arena.take<float>(PANEL * PANEL);
     for (int first = 0; first < j.outputs; first += PANEL) {
-        const int depth = smaller_of(PANEL, j.outputs - first);
-        for (int n = 0; n < PANEL; n++) {
-            if (n < depth) widen(j.weight + (long)(first + n) * j.inputs + panel * PANEL, columns, 1, from + n * PANEL);
-            else __builtin_memset(from + n * PANEL, 0, PANEL * sizeof(float));
-        }
-        store_rows(from, even<T>(depth), rows, (T *)out + (long)first * PANEL);
-    }
-}
-
-template <class T, bool GELU, class From> INLINE void take_panel(const From *from, T *to) {
-#pragma GCC unroll 8
-    for (int d = 0; d < PANEL; d += COLS * LANES) {
-        Vec x[COLS];
-#pragma GCC unroll 4
-        for (int c = 0; c < COLS; c++) {
-            x[c] = load(from + d + c * LANES);
-            if (GELU) x[c] = gelu<T>(x[c]);
-        }
-        put(to + d, x);
+        const Weights w = block_of(j, first, panel * PANEL, copy);
+        if (first + 2 * PANEL < j.outputs) ask_for(w, PANEL * w.stride);
+        store_rows(w.from, w.stride, even<T>(smaller_of(PANEL, j.outputs - first)), (T *)out + (long)first * PANEL);
     }
 }
 
 // Rows of a matrix in float or T, perhaps through GELU, as an operand [panels][room][32]. A row at a time, as it lies in memory.
 template <class T, bool GELU, class From> INLINE void take_rows(const From *from, int rows, int channels, T *to, long room) {
-    alignas(64) float line[PANEL];
-    const int whole = channels / PANEL;
+    alignas(64) From line[PANEL];
+    const int whole = channels / PANEL, rest = channels % PANEL;
     for (int r = 0; r < rows; r++, from += channels, to += PANEL) {
-        for (int p = 0; p < whole; p++) take_panel<T, GELU>(from + p * PANEL, to + p * room * PANEL);
-        if (channels % PANEL == 0) continue;
-        widen(from + whole * PANEL, channels % PANEL, 1, line);
-        take_panel<T, GELU>(line, to + whole * room * PANEL);
+        for (int p = 0; p < whole; p++) convert<GELU>(from + p * PANEL, to + p * room * PANEL);
+        if (rest) convert<GELU>(padded(from + whole * PANEL, rest, line), to + whole * room * PANEL);
     }
 }
 template <class T> INLINE void take_input(const LinearJob &j, long first, int rows, T *to, long room) {
@@ -81,13 +77,20 @@ template <class T> struct Target {
     float *wide;      // instead
     const T *slopes;  // GELU's derivative at these is a factor
     int columns;
+    bool streams;
 };
+
+// A matrix that the caches will not hold until it is read is better not written into them: each of its lines would be fetched first.
+constexpr long STREAMED = 8 << 20;  // bytes
+INLINE bool streams(const void *matrix, long rows, long row_bytes) {
+    return rows * row_bytes >= STREAMED && (uintptr_t)matrix % LINE == 0 && row_bytes % LINE == 0;
+}
 
 template <class T>
 INLINE void multiply_into(const T *a, int rows, long room, const T *b, int depth, const float *bias, int panel, const Target<T> &to, float *lines) {
     Result result{to.slopes ? Store::gelu_map : to.wide ? Store::wide_map : Store::map};
     const int offset = panel * PANEL, columns = smaller_of(PANEL, to.columns - offset);
-    result.bias = bias;
+    result.bias = bias, result.streams = to.streams;
     if (columns == PANEL) {
         result.out = to.wide ? (void *)(to.wide + offset) : (void *)(to.narrow + offset);
         result.aux = to.slopes ? to.slopes + offset : nullptr;
@@ -116,31 +119,51 @@ template <class T> void linear_rows(const LinearJob &j, long first, int rows, co
     float *lines = arena.take<float>((size_t)rows * PANEL);
     take_input(j, first, rows, operand, rows);
     const int depth = even<T>(j.inputs);
-    const Target<T> to{(T *)j.y + first * j.outputs, nullptr, nullptr, j.outputs};
+    const Target<T> to{(T *)j.y + first * j.outputs, nullptr, nullptr, j.outputs, streams(j.y, j.rows, j.outputs * (long)sizeof(T))};
     for (int p = 0; p < swk::panels_of(j.outputs); p++)
         multiply_into(operand, rows, rows, (const T *)packed + (long)p * depth * PANEL, depth, bias + p * PANEL, p, to, lines);
+    fence();
 }
 
 // The backward pass takes a chunk of rows at a time. Its operands: [panels][room][32] of the gradient of y, and of x and y for the
 // gradient of the weight, as pairs for bfloat16; for float the first and the last are one.
-template <class T> void linear_pack(const LinearJob &j, const swk::Chunk &chunk, int from, int to, char *scratch) {
-    const long first = chunk.first + from;
-    const int rows = to - from;
-    T *grad = (T *)chunk.grad + (long)from * PANEL;
-    if (j.y_grad_wide) take_rows<T, false>((const float *)j.y_grad + first * j.outputs, rows, j.outputs, grad, chunk.room);
-    else take_rows<T, false>((const T *)j.y_grad + first * j.outputs, rows, j.outputs, grad, chunk.room);
-    if (sizeof(T) == sizeof(float)) {
-        if (j.weight_grad) take_input(j, first, rows, (T *)chunk.x_pairs + (long)from * PANEL, chunk.room);
-        return;
+template <class T> INLINE void take_grad(const LinearJob &j, const swk::Chunk &chunk, int from, int rows, T *to) {
+    const long at = (chunk.first + from) * j.outputs;
+    if (j.y_grad_wide) take_rows<T, false>((const float *)j.y_grad + at, rows, j.outputs, to, chunk.room);
+    else take_rows<T, false>((const T *)j.y_grad + at, rows, j.outputs, to, chunk.room);
+}
+INLINE void pack_rows(const LinearJob &j, const swk::Chunk &chunk, int from, int rows, float *grad) {
+    take_grad(j, chunk, from, rows, grad);
+    if (j.weight_grad) take_input(j, chunk.first + from, rows, (float *)chunk.x_pairs + (long)from * PANEL, chunk.room);
+}
+#ifdef SWK_BF16
+// Two rows at a time.
+template <bool GELU, class From> INLINE void take_pairs(const From *from, int rows, int channels, bf16 *to, long room) {
+    alignas(64) From lines[2][PANEL];
+    for (int r = 0; r < rows; r += 2, from += 2 * channels, to += 2 * PANEL) {
+        const bool both = r + 1 < rows;
+        for (int p = 0; p * PANEL < channels; p++) {
+            const int columns = smaller_of(PANEL, channels - p * PANEL);
+            const From *a = from + p * PANEL, *b = both ? a + channels : a;
+            if (columns < PANEL) a = padded(a, columns, lines[0]), b = padded(b, columns, lines[1]);
+            store_pair(converted<GELU>(a), both ? converted<GELU>(b) : __m512i{}, to + p * room * PANEL);
+        }
     }
+}
+INLINE void pack_rows(const LinearJob &j, const swk::Chunk &chunk, int from, int rows, bf16 *grad) {
+    take_grad(j, chunk, from, rows, grad);
     for (int p = 0; (j.weight_grad || j.bias_grad) && p < swk::panels_of(j.outputs); p++)
-        as_pairs(grad + p * chunk.room * PANEL, rows, (T *)chunk.grad_pairs + (p * chunk.room + from) * PANEL);
+        as_pairs(grad + p * chunk.room * PANEL, rows, (bf16 *)chunk.grad_pairs + (p * chunk.room + from) * PANEL);
     if (!j.weight_grad) return;
-    swk::Arena arena{scratch};
-    T *x = arena.take<T>((size_t)swk::panels_of(j.inputs) * rows * PANEL);
-    take_input(j, first, rows, x, rows);
-    for (int p = 0; p < swk::panels_of(j.inputs); p++)
-        as_pairs(x + (long)p * rows * PANEL, rows, (T *)chunk.x_pairs + (p * chunk.room + from) * PANEL);
+    const long at = (chunk.first + from) * j.inputs;
+    bf16 *to = (bf16 *)chunk.x_pairs + (long)from * PANEL;
+    if (j.x_wide) take_pairs<false>((const float *)j.x + at, rows, j.inputs, to, chunk.room);
+    else if (j.gelu) take_pairs<true>((const bf16 *)j.x + at, rows, j.inputs, to, chunk.room);
+    else take_pairs<false>((const bf16 *)j.x + at, rows, j.inputs, to, chunk.room);
+}
+#endif
+template <class T> void linear_pack(const LinearJob &j, const swk::Chunk &chunk, int from, int to) {
+    pack_rows(j, chunk, from, to - from, (T *)chunk.grad + (long)from * PANEL);
 }
 
 template <class T> void linear_input_grad(const LinearJob &j, const swk::Chunk &chunk, int from, int to, const void *packed, char *scratch) {
@@ -149,10 +172,12 @@ template <class T> void linear_input_grad(const LinearJob &j, const swk::Chunk &
     const long at = (chunk.first + from) * j.inputs;
     const int depth = even<T>(j.outputs);
     const Target<T> target{j.x_grad_wide ? nullptr : (T *)j.x_grad + at, j.x_grad_wide ? (float *)j.x_grad + at : nullptr,
-                           j.gelu ? (const T *)j.x + at : nullptr, j.inputs};
+                           j.gelu ? (const T *)j.x + at : nullptr, j.inputs,
+                           streams(j.x_grad, j.rows, j.inputs * (long)(j.x_grad_wide ? sizeof(float) : sizeof(T)))};
     for (int p = 0; p < swk::panels_of(j.inputs); p++)
         multiply_into((const T *)chunk.grad + (long)from * PANEL, to - from, chunk.room, (const T *)packed + (long)p * depth * PANEL, depth,
                       nullptr, p, target, lines);
+    fence();
 }
 
 // Sums over the rows of a panel of pairs or rows.
@@ -175,25 +200,25 @@ INLINE void add_rows_of(const bf16 *pairs, int rows, float *sums) {
 }
 #endif
 
-// Rows [panel * 32, ...) of the weight's gradient, and of the bias's.
-template <class T> void linear_weight_grad(const LinearJob &j, const swk::Chunk &chunk, int panel) {
+// Rows [panel * 32, ...) of the weight's gradient in the columns of some panels, and of the bias's along with the first of them.
+template <class T> void linear_weight_grad(const LinearJob &j, const swk::Chunk &chunk, int panel, int from, int to) {
     const T *grad = (const T *)chunk.grad_pairs + panel * chunk.room * PANEL;
     const int count = smaller_of(PANEL, j.outputs - panel * PANEL), depth = even<T>(chunk.rows);
     const bool fresh = chunk.first == 0;
-    for (int p = 0; j.weight_grad && p < swk::panels_of(j.inputs); p++) {
+    for (int p = from; j.weight_grad && p < to; p++) {
         const T *x = (const T *)chunk.x_pairs + p * chunk.room * PANEL;
-        float *to = j.weight_grad + (long)panel * PANEL * j.inputs + p * PANEL;
+        float *out = j.weight_grad + (long)panel * PANEL * j.inputs + p * PANEL;
         const int columns = smaller_of(PANEL, j.inputs - p * PANEL);
         if (columns == PANEL) {
-            add_transposed(grad, count, x, depth, to, j.inputs, fresh);
+            add_transposed(grad, count, x, depth, out, j.inputs, fresh);
             continue;
         }
         alignas(64) float block[PANEL * PANEL];
         add_transposed(grad, count, x, depth, block, PANEL, true);
         for (int r = 0; r < count; r++)
-            for (int d = 0; d < columns; d++) to[(long)r * j.inputs + d] = (fresh ? 0.f : to[(long)r * j.inputs + d]) + block[r * PANEL + d];
+            for (int d = 0; d < columns; d++) out[(long)r * j.inputs + d] = (fresh ? 0.f : out[(long)r * j.inputs + d]) + block[r * PANEL + d];
     }
-    if (j.bias_grad) {
+    if (j.bias_grad && from == 0) {
         alignas(64) float sums[PANEL] = {};
         add_rows_of(grad, depth, sums);
         for (int d = 0; d < count; d++) j.bias_grad[panel * PANEL + d] = (fresh ? 0.f : j.bias_grad[panel * PANEL + d]) + sums[d];
@@ -204,7 +229,7 @@ template <class T> size_t linear_scratch(const LinearJob &j, int rows) {
     swk::Arena rows_arena, weights;
     rows_arena.take<T>((size_t)swk::panels_of(j.inputs) * rows * PANEL);
     rows_arena.take<float>((size_t)rows * PANEL);
-    weights.take<float>(PANEL * PANEL), weights.take<float>(PANEL * PANEL), weights.take<T>(PANEL * PANEL);
+    weights.take<float>(PANEL * PANEL), weights.take<T>(PANEL * PANEL);
     return rows_arena.used > weights.used ? rows_arena.used : weights.used;
 }
 

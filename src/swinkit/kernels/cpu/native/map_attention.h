@@ -125,11 +125,6 @@ template <class T> INLINE void fetch_head(const Attention &a, int head, bool bac
     }
 }
 
-// A row of floats into [panels] rows of T that lie `panel` apart.
-template <class T> INLINE void spread(const float *from, int panels, T *to, long panel) {
-    for (int p = 0; p < panels; p++) put(to + p * panel, from + p * PANEL);
-}
-
 // The same direction with length 1; returns what the vector was multiplied by.
 INLINE float to_unit(float *line, int panels) {
     float squares = 0;
@@ -137,6 +132,28 @@ INLINE float to_unit(float *line, int panels) {
     const float length = larger_of(sqrtf(squares), SHORTEST), inverse = 1 / length;
     for (int d = 0; d < panels * PANEL; d += LANES) store(line + d, load(line + d) * set1(inverse));
     return inverse;
+}
+
+// A row of whole panels into [panels] rows of T that lie `panel` apart.
+template <class T, class From> INLINE void spread(const From *from, int panels, T *to, long panel) {
+    for (int p = 0; p < panels; p++) convert<false>(from + p * PANEL, to + p * panel);
+}
+template <class T, class From> INLINE void spread_scaled(const From *from, Vec scale, int panels, T *to, long panel) {
+    for (int p = 0; p < panels; p++, from += PANEL, to += panel)
+        for (int d = 0; d < PANEL; d += COLS * LANES) {
+            Vec x[COLS];
+#pragma GCC unroll 4
+            for (int c = 0; c < COLS; c++) x[c] = load(from + d + c * LANES) * scale;
+            put(to + d, x);
+        }
+}
+
+// A head's channels of a token, straight or through `line`, as a vector of length 1 if that is wanted.
+template <class T, class From> INLINE void take_channels(const From *from, int dim, int panels, bool unit, float *line, T *to, long panel) {
+    if (!unit && dim % PANEL == 0) return spread(from, panels, to, panel);
+    widen(from, dim, panels, line);
+    if (unit) to_unit(line, panels);
+    spread(line, panels, to, panel);
 }
 
 // The gradient of x from that of its unit vector `u`, in place: (g - u (u . g)) / |x|.
@@ -153,17 +170,21 @@ template <class T> INLINE void take_head(const Attention &a, int head, MapScratc
     const int dim = a.job.dim, panels = a.panels;
     const Vec scale = set1(a.job.scale[head] * LOG2_E);
     for (int r = 0; r < s.rows; r++) {
-        widen(qkv + offset_of(a, s.token[s.place[r]], 0, head), dim, panels, s.line);
+        const T *from = qkv + offset_of(a, s.token[s.place[r]], 0, head);
+        if (!a.job.cosine && dim % PANEL == 0) {
+            spread_scaled(from, scale, panels, s.q + r * PANEL, s.panel);
+            continue;
+        }
+        widen(from, dim, panels, s.line);
         if (a.job.cosine) to_unit(s.line, panels);
-        for (int d = 0; d < panels * PANEL; d += LANES) store(s.line + d, load(s.line + d) * scale);
-        spread(s.line, panels, s.q + r * PANEL, s.panel);
+        spread_scaled(s.line, scale, panels, s.q + r * PANEL, s.panel);
     }
     for (int part = 1; part < 3; part++)
         for (int t = 0; t < a.shape.tokens; t++) {
-            if (s.token[t] < 0) widen(padding_of(a, part, head), dim, panels, s.line);
-            else widen(qkv + offset_of(a, s.token[t], part, head), dim, panels, s.line);
-            if (a.job.cosine && part == 1) to_unit(s.line, panels);
-            spread(s.line, panels, (part == 1 ? s.k : s.v) + t * PANEL, s.panel);
+            const bool unit = a.job.cosine && part == 1;
+            T *to = (part == 1 ? s.k : s.v) + t * PANEL;
+            if (s.token[t] < 0) take_channels(padding_of(a, part, head), dim, panels, unit, s.line, to, s.panel);
+            else take_channels(qkv + offset_of(a, s.token[t], part, head), dim, panels, unit, s.line, to, s.panel);
         }
 }
 
@@ -215,7 +236,8 @@ template <class T> void attend_on_map(const Attention &a, int head, MapScratch<T
             const int dim = smaller_of(PANEL, a.job.dim - p * PANEL);
             for (int r = 0; r < rows; r++) {
                 T *out = (T *)a.job.out + (s.token[s.place[row + r]] * a.job.heads + head) * a.job.dim + p * PANEL;
-                __builtin_memcpy(out, s.result + r * PANEL, dim * sizeof(T));
+                if (dim == PANEL) __builtin_memcpy(out, s.result + r * PANEL, PANEL * sizeof(T));  // of a known size, without a call
+                else __builtin_memcpy(out, s.result + r * PANEL, dim * sizeof(T));
             }
         }
         for (int r = 0; a.job.lse && r < rows; r++)

@@ -16,8 +16,7 @@ INLINE float dot(const float *a, const float *b, int panels) {
 template <class T> INLINE void take_output(const Attention &a, int head, MapScratch<T> &s) {
     for (int r = 0; r < s.rows; r++) {
         const long at = s.token[s.place[r]] * a.job.heads + head;
-        widen((const T *)a.job.out_grad + at * a.job.dim, a.job.dim, a.panels, s.line);
-        spread(s.line, a.panels, s.grad + r * PANEL, s.panel);
+        take_channels((const T *)a.job.out_grad + at * a.job.dim, a.job.dim, a.panels, false, s.line, s.grad + r * PANEL, s.panel);
         s.lse[r] = a.job.lse[at];
     }
 }
@@ -70,6 +69,8 @@ template <class T> INLINE void to_score_gradients(const Attention &a, int head, 
 template <class T> INLINE void finish_query(const Attention &a, int head, int row, int r, const AttentionGradients &grads, MapScratch<T> &s) {
     const int dim = a.job.dim, panels = a.panels;
     const long token = s.token[s.place[row + r]], at = offset_of(a, token, 0, head);
+    if (!a.job.cosine && !grads.scale && dim == PANEL)
+        return spread_scaled(s.q_sum + r * PANEL, set1(a.job.scale[head]), 1, (T *)a.job.qkv_grad + at, 0);
     for (int p = 0; p < panels; p++) put(s.line + p * PANEL, s.q_sum + p * s.stride + r * PANEL);
     float inverse = 1;
     if (a.job.cosine || grads.scale) widen((const T *)a.job.qkv + at, dim, panels, s.unit);
@@ -86,9 +87,13 @@ template <class T> INLINE void finish_keys(const Attention &a, int head, int par
     const float *sums = part == 1 ? s.k_sum : s.v_sum;
     const Vec factor = set1(part == 1 ? LN_2 : 1.f);  // the queries were multiplied by log2 e
     for (int t = 0; t < a.shape.tokens; t++) {
+        const long token = s.token[t];
+        if (token >= 0 && dim == PANEL && !(a.job.cosine && part == 1)) {
+            spread_scaled(sums + t * PANEL, factor, 1, (T *)a.job.qkv_grad + offset_of(a, token, part, head), 0);
+            continue;
+        }
         for (int d = 0; d < panels * PANEL; d += LANES)
             store(s.line + d, load(sums + ((long)(d / PANEL) * a.shape.keys + t) * PANEL + d % PANEL) * factor);
-        const long token = s.token[t];
         if (a.job.cosine && part == 1) {
             if (token < 0) widen(padding_of(a, part, head), dim, panels, s.unit);
             else widen((const T *)a.job.qkv + offset_of(a, token, part, head), dim, panels, s.unit);
@@ -106,6 +111,7 @@ template <class T> INLINE void finish_keys(const Attention &a, int head, int par
 
 // Gradients of keys and values of one head, from some of the queries.
 template <class T> INLINE void add_keys(const Attention &a, int row, int rows, MapScratch<T> &s) {
+    const bool fresh = row == 0;
     const int panels = a.panels, keys = a.shape.keys, depth = even<T>(rows);
     const T *scores = paired(s.score_grads, rows, s.stride, keys / PANEL, s.score_pairs, s.stride);
     const T *weights = paired(s.weights, rows, s.stride, keys / PANEL, s.weight_pairs, s.stride);
@@ -117,8 +123,8 @@ template <class T> INLINE void add_keys(const Attention &a, int row, int rows, M
         const long from = key / PANEL * s.stride;
         for (int p = 0; p < panels; p++) {
             const long to = ((long)p * keys + key) * PANEL;
-            add_transposed(scores + from, count, q + p * panel, depth, s.k_sum + to);
-            add_transposed(weights + from, count, grad + p * panel, depth, s.v_sum + to);
+            add_transposed(scores + from, count, q + p * panel, depth, s.k_sum + to, PANEL, fresh);
+            add_transposed(weights + from, count, grad + p * panel, depth, s.v_sum + to, PANEL, fresh);
         }
     }
 }
@@ -129,9 +135,6 @@ template <class T> void attend_backward(const Attention &a, int head, const Atte
     as_columns(a, s.k, s.keys, s);
     as_columns(a, s.v, s.value_keys, s);
     const T *keys = paired(s.k, a.shape.tokens, s.panel, a.panels, s.pairs, s.panel);
-    const size_t sums = sizeof(float) * a.panels * a.shape.keys * PANEL;
-    __builtin_memset(s.k_sum, 0, sums);
-    __builtin_memset(s.v_sum, 0, sums);
     for (int row = 0; row < s.rows; row += s.chunk) {
         const int rows = smaller_of(s.chunk, s.rows - row);
         multiply_columns(a, s.q + row * PANEL, rows, s.keys, s.scores, s);

@@ -17,6 +17,9 @@ constexpr int ROWS = 14, COLS = 2;  // 28 sums, 2 weights and a broadcast
 
 INLINE Vec load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE void store(float *p, Vec v) { _mm512_storeu_ps(p, v); }
+// To aligned memory, past the caches; `fence` makes it seen.
+INLINE void stream(float *p, Vec v) { _mm512_stream_ps(p, v); }
+INLINE void fence() { _mm_sfence(); }
 INLINE Vec set1(float x) { return _mm512_set1_ps(x); }
 INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE Vec larger(Vec a, Vec b) { return _mm512_max_ps(a, b); }

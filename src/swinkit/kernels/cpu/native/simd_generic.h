@@ -24,6 +24,8 @@ INLINE Vec load(const float *p) {
     return v;
 }
 INLINE void store(float *p, Vec v) { std::memcpy(p, &v, sizeof v); }
+INLINE void stream(float *p, Vec v) { store(p, v); }  // elsewhere past the caches
+INLINE void fence() {}
 INLINE Vec set1(float x) { return Vec{x, x, x, x}; }
 INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 INLINE Vec larger(Vec a, Vec b) {

@@ -84,8 +84,24 @@ typedef struct {
     void (*parallel)(void (*work)(void *), void *context, unsigned threads, unsigned flags);  // as above
 } swk_linear;
 
+// LayerNorm over the channels of each row and its gradients; all contiguous. x, y and their gradients are of the given dtype, all else is float32.
+typedef struct {
+    long rows;
+    int channels;         // a multiple of 32
+    float epsilon;
+    const void *x;        // (rows, channels)
+    const float *weight;  // (channels)
+    const float *bias;    // (channels); not looked at by the backward pass
+    void *y;              // (rows, channels)
+    const void *y_grad;
+    void *x_grad;
+    float *weight_grad, *bias_grad;
+    int threads;
+    void (*parallel)(void (*work)(void *), void *context, unsigned threads, unsigned flags);  // as above
+} swk_norm;
+
 // Changes with this file, so that Python does not call a library of another.
-#define SWK_VERSION 4
+#define SWK_VERSION 5
 SWK_API int swk_version(void);
 
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
@@ -108,6 +124,8 @@ SWK_API int swk_attention_forward(int isa, int dtype, const swk_attention *);
 SWK_API int swk_attention_backward(int isa, int dtype, const swk_attention *);
 SWK_API int swk_linear_forward(int isa, int dtype, const swk_linear *);
 SWK_API int swk_linear_backward(int isa, int dtype, const swk_linear *);
+SWK_API int swk_norm_forward(int isa, int dtype, const swk_norm *);
+SWK_API int swk_norm_backward(int isa, int dtype, const swk_norm *);
 
 // GFLOP/s of the matrix kernel alone on (rows, depth) x (depth, columns), weights in cache: the bound for everything else.
 SWK_API double swk_gemm_rate(int isa, int dtype, int rows, int depth, int columns, double seconds, int threads);

@@ -1,6 +1,7 @@
 // The table of one instruction set and element type.
 #pragma once
 #include "block.h"
+#include "layer_norm.h"
 #include "linear.h"
 #include "map_gradients.h"
 #include "maps.h"
@@ -17,7 +18,7 @@ constexpr swk::Kernels table_of(CopyAttended copy_attended = nullptr, CopyHidden
             expand<Q>,   copy_hidden, contract<Q>, leave,           rows_scratch<T>, embed<T>, merge<Q>,  features,        pool<T>,    classify<T>,
             map_scratch<T>, map_forward<T>, map_backward<T>,
             linear_scratch<T>, pack_outputs<T>, pack_inputs<T>, linear_rows<T>, linear_pack<T>, linear_input_grad<T>, linear_weight_grad<T>,
-            multiply_panel<Q>};
+            norm_rows<T>, norm_rows_back<T>, multiply_panel<Q>};
 }
 
 }  // namespace
