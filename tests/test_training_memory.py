@@ -194,7 +194,10 @@ def test_another_memory_is_refused():
         pass
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs glibc")
+glibc = pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs glibc")
+
+
+@glibc
 @pytest.mark.parametrize("keep", [False, True])
 def test_freed_memory_is_kept_if_asked(keep):
     """What a process holds after it freed 200 MB, in MB."""
@@ -210,3 +213,42 @@ print(held() - before)
 """
     done = subprocess.run([sys.executable, "-c", script, str(keep)], capture_output=True, text=True, check=True)
     assert (float(done.stdout) > 150) == keep
+
+
+@glibc
+def test_kept_memory_has_no_holes():
+    """Tensors of one size that come and go between others that stay: the heap grows by those that stay, in MB."""
+    script = """
+import torch
+from swinkit.kernels.cpu import heap
+heap.keep_freed_memory()
+held = lambda: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1000
+kept = []
+def turn():
+    passing = heap.empty((512, 512), torch.float32).zero_()
+    kept.append([torch.empty(4) for _ in range(20)])
+    kept.append(heap.empty((512, 512), torch.float32).zero_())
+turn()
+before = held()
+for _ in range(100): turn()
+print(held() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150
+
+
+@glibc
+def test_memory_that_can_be_taken_again_is_as_usual():
+    script = """
+import torch
+from swinkit.kernels.cpu import heap
+heap.keep_freed_memory()
+for shape in [(1000, 1000), (3, 5, 70001), (1,), (0, 4), ()]:
+    for dtype in (torch.float32, torch.bfloat16):
+        x, usual = heap.empty(shape, dtype), torch.empty(shape, dtype=dtype)
+        assert (x.shape, x.dtype, x.stride(), x.device) == (usual.shape, usual.dtype, usual.stride(), usual.device)
+        assert x.data_ptr() % 64 == 0
+        x.fill_(3)
+        assert (x == 3).all()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,6 +12,7 @@ from swinkit.errors import SwinkitError
 from swinkit.kernels.cpu import library
 from swinkit.kernels.cpu.calls import DTYPES, has, openmp, run
 from swinkit.kernels.cpu.calls import OBSTACLE as OBSTACLE
+from swinkit.kernels.cpu.heap import empty
 from swinkit.kernels.forked import keep_one_thread_after_a_fork
 
 SIZES = "int[] window, int[] shift, bool cosine"
@@ -70,9 +71,10 @@ def _job(qkv: Tensor, tensors: dict[str, Tensor], window: Size, shift: Size, cos
     )  # fmt: skip
 
 
-def _outputs(qkv: Tensor) -> tuple[Tensor, Tensor]:
-    batch, height, width, _, heads, dim = qkv.shape
-    return qkv.new_empty(batch, height, width, heads * dim), qkv.new_empty(batch, height, width, heads, dtype=torch.float32)
+def _sizes(qkv: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the output and of its log-sum-exp."""
+    *grid, _, heads, dim = qkv.shape
+    return (*grid, heads * dim), (*grid, heads)
 
 
 def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift: Size, cosine: bool) -> tuple[Tensor, Tensor]:
@@ -80,7 +82,8 @@ def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size
         out, lse = _forward(qkv.float(), bias, pad, scale, window, shift, cosine)
         return out.to(qkv.dtype), lse
     qkv, bias, pad, scale = (tensor.contiguous() for tensor in (qkv, bias, pad, scale))
-    out, lse = _outputs(qkv)
+    sizes, lse_sizes = _sizes(qkv)
+    out, lse = empty(sizes, qkv.dtype), empty(lse_sizes, torch.float32)
     job = _job(qkv, {"bias": bias, "pad": pad, "scale": scale, "out": out, "lse": lse}, window, shift, cosine)
     run(library.load().swk_attention_forward, qkv.dtype, job)
     return out, lse
@@ -88,7 +91,8 @@ def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size
 
 @torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
 def _(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift: Size, cosine: bool) -> tuple[Tensor, Tensor]:
-    return _outputs(qkv)
+    sizes, lse_sizes = _sizes(qkv)
+    return qkv.new_empty(sizes), qkv.new_empty(lse_sizes, dtype=torch.float32)
 
 
 def _backward(
@@ -101,7 +105,7 @@ def _backward(
     names = ("out_grad", "qkv", "bias", "pad", "scale", "lse")
     given = {name: tensor.contiguous() for name, tensor in zip(names, (grad, qkv, bias, pad, scale, lse), strict=True)}
     qkv = given.pop("qkv")
-    grads = (*(torch.empty_like(tensor) for tensor in (qkv, given["bias"], given["pad"])), torch.zeros_like(given["scale"]))
+    grads = (*(empty(tensor.shape, tensor.dtype) for tensor in (qkv, given["bias"], given["pad"])), torch.zeros_like(given["scale"]))
     made = dict(zip(("qkv_grad", "bias_grad", "pad_grad", "scale_grad"), grads, strict=True))
     if not scale_wanted:
         del made["scale_grad"]

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from swinkit.kernels.cpu import library
 from swinkit.kernels.cpu.calls import openmp, run
+from swinkit.kernels.cpu.heap import empty
 from swinkit.kernels.forked import keep_one_thread_after_a_fork
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool) -> Tensor:
     """x (..., I) in `dtype` or float32, weight (O, I) and bias (O,) float32 -> (..., O) in `dtype`."""
-    out = x.new_empty(*x.shape[:-1], len(weight), dtype=dtype)
+    out = empty((*x.shape[:-1], len(weight)), dtype)
     job = _job(x, weight, dtype, gelu)
     job.bias, job.y = _pointer(bias), out.data_ptr()
     run(library.load().swk_linear_forward, dtype, job)
@@ -24,8 +25,8 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; grad (..., O) in `dtype` or float32."""
     given = grad if x is None else x  # without a gradient of the weight, x is not looked at
-    x_grad = grad.new_empty(*grad.shape[:-1], weight.shape[1], dtype=like) if wanted[0] else None
-    weight_grad = torch.empty_like(weight) if wanted[1] else None
+    x_grad = empty((*grad.shape[:-1], weight.shape[1]), like) if wanted[0] else None
+    weight_grad = empty(weight.shape, weight.dtype) if wanted[1] else None
     bias_grad = weight.new_empty(len(weight)) if wanted[2] else None
     job = _job(given, weight, dtype, gelu)
     job.rows, job.y_grad, job.y_grad_wide, job.x_grad_wide = (

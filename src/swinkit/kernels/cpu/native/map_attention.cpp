@@ -50,18 +50,19 @@ void forward(const Kernels &kernels, const swk_attention &job) {
 struct Parts {
     explicit Parts(const Attention &a) : heads(a.job.heads), bias_size((long)heads * a.shape.tokens * a.shape.keys), pad_size(3L * heads * a.job.dim) {
         const long fitting = (long)(LARGEST_PARTS / bias_size), most = fitting < 1 ? 1 : fitting < MOST_PARTS ? fitting : MOST_PARTS;
-        count = a.windows.count < most ? a.windows.count : most;
-        groups = count < MOST_PARTS / 2 ? heads : 1;
+        const long pairs = (a.windows.count + 1) / 2;  // a part for each window would be summed up for longer than it is computed
+        count = pairs < most ? pairs : most;
+        groups = count < MOST_PARTS ? heads : 1;
         size = bias_size + pad_size + heads;
     }
     AttentionGradients of(long part, bool scale) const {
         float *at = memory + part * size;
         return {at, at + bias_size, scale ? at + bias_size + pad_size : nullptr};
     }
-    float sum(long at) const {
-        float total = 0;
-        for (long part = 0; part < count; part++) total += memory[part * size + at];
-        return total;
+    void sum(long at, long wanted, float *to) const {
+        std::memcpy(to, memory + at, sizeof(float) * wanted);
+        for (long part = 1; part < count; part++)
+            for (long i = 0; i < wanted; i++) to[i] += memory[part * size + at + i];
     }
     int heads, groups;
     long bias_size, pad_size, count, size;
@@ -71,11 +72,9 @@ struct Parts {
 void add_up(const Attention &a, const Parts &parts, const Workspace &space) {
     const swk_attention &job = a.job;
     const int tokens = a.shape.tokens, keys = a.shape.keys;
-    share(crew_of(job), (long)job.heads * tokens, space, [&](long row, char *) {
-        for (int t = 0; t < tokens; t++) job.bias_grad[row * tokens + t] = parts.sum(row * keys + t);
-    });
-    for (long i = 0; i < parts.pad_size; i++) job.pad_grad[i] = parts.sum(parts.bias_size + i);
-    for (long i = 0; job.scale_grad && i < parts.heads; i++) job.scale_grad[i] = parts.sum(parts.bias_size + parts.pad_size + i);
+    share(crew_of(job), (long)job.heads * tokens, space, [&](long row, char *) { parts.sum(row * keys, tokens, job.bias_grad + row * tokens); });
+    parts.sum(parts.bias_size, parts.pad_size, job.pad_grad);
+    if (job.scale_grad) parts.sum(parts.bias_size + parts.pad_size, parts.heads, job.scale_grad);
 }
 
 void backward(const Kernels &kernels, const swk_attention &job) {
