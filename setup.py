@@ -10,7 +10,7 @@ from setuptools.command.build_ext import build_ext
 FOLDER = Path("src/swinkit/kernels/cpu")
 NOTE = "not_built.txt"
 """What the installed package reads the reason from."""
-COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized"]
+COMMON = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 AVX512_BF16 = [*AVX512, "-mavx512bf16"]
 FLAGS = {

@@ -61,7 +61,7 @@ double check(const MapShape &s, int isa, int dtype) {
 }
 
 struct LayerShape {
-    int rows, inputs, outputs, gelu, x_wide, y_grad_wide, threads;
+    int rows, inputs, outputs, gelu, x_wide, y_grad_wide, threads, normed = 0;
 };
 
 double check(const LayerShape &s, int isa, int dtype) {
@@ -69,8 +69,8 @@ double check(const LayerShape &s, int isa, int dtype) {
     random_bits.seed(11);
     Values x((size_t)s.rows * s.inputs, half && !s.x_wide), weight((size_t)s.outputs * s.inputs, false), bias(s.outputs, false);
     Values y((size_t)s.rows * s.outputs, half, false), y_grad(y.count, half && !s.y_grad_wide), x_grad(x.count, half && !s.x_wide, false);
-    Values weight_grad(weight.count, false, false), bias_grad(s.outputs, false, false);
-    swk_linear job{s.rows, s.inputs, s.outputs, s.gelu, half && s.x_wide, x.as<void>(), weight.as(), bias.as(), y.as<void>(),
+    Values weight_grad(weight.count, false, false), bias_grad(s.outputs, false, false), norm_weight(s.inputs, false), norm_bias(s.inputs, false);
+    swk_linear job{s.rows, s.inputs, s.outputs, s.gelu, half && s.x_wide, 1e-5f, s.normed ? norm_weight.as() : nullptr, norm_bias.as(), x.as<void>(), weight.as(), bias.as(), y.as<void>(),
                    half && s.y_grad_wide, half && s.x_wide, y_grad.as<void>(), x_grad.as<void>(), weight_grad.as(), bias_grad.as(), s.threads, nullptr};
     if (swk_linear_forward(isa, dtype, &job) || swk_linear_backward(isa, dtype, &job)) return NAN;
     return y.size() + x_grad.size() + weight_grad.size() + bias_grad.size();
@@ -100,6 +100,7 @@ const MapShape MAPS[] = {
 };
 const LayerShape LAYERS[] = {
     {130, 96, 64, 0, 0, 0, 2}, {1, 33, 10, 0, 0, 0, 3}, {700, 20, 45, 0, 1, 0, 2}, {577, 64, 32, 1, 0, 1, 4}, {15, 35, 70, 1, 0, 0, 1},
+    {577, 96, 70, 0, 0, 0, 3, 1}, {33, 64, 32, 0, 1, 1, 2, 1},
 };
 const NormShape NORMS[] = {{1, 32, 1}, {130, 96, 3}, {257, 1536, 2}};
 

@@ -163,6 +163,17 @@ def test_a_first_layer_that_widens_under_autocast():
     check_alike((out.float(), grads), wanted, 3e-2)
 
 
+def test_a_norm_before_the_gelu():
+    """The input of the second layer is then both a LayerNorm's output and goes through GELU."""
+    x, found = torch.randn(2, 3, 28, 28), []
+    for context in (training, lambda *_: nullcontext()):
+        model = model_of()
+        for mlp in (layer for layer in model.modules() if isinstance(layer, Mlp)):
+            mlp.fc1 = nn.Sequential(mlp.fc1, nn.LayerNorm(mlp.fc1.out_features))
+        found.append(gradients(model, x, context(model, "lean")))
+    check_alike(*found, 2e-5)
+
+
 def test_autocast_leaves_float64_alone():
     layer, x = nn.Linear(32, 32).double(), torch.randn(3, 32, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16), training(layer, "lean"):

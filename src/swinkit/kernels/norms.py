@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,29 @@ def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bi
     if not native(x, shape, weight, bias, eps):
         return F.layer_norm(x, list(shape), weight, bias, eps)
     return _LayerNorm.apply(x, weight, bias, eps)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Normed:
+    """How a LayerNorm's output was made, but for the tensors: x and, where they are there, weight and bias."""
+
+    shape: Sequence[int]
+    eps: float
+    has_weight: bool
+    has_bias: bool
+
+    def arguments(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Sequence[int], Tensor | None, Tensor | None, float]:
+        """Those of `layer_norm`."""
+        x, *affine = tensors
+        weight = affine.pop(0) if self.has_weight else None
+        return x, self.shape, weight, affine.pop(0) if self.has_bias else None, self.eps
+
+
+def recipe(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Normed, list[Tensor]]:
+    """How `layer_norm` makes its output of these, and the tensors."""
+    return Normed(shape, eps, weight is not None, bias is not None), [tensor for tensor in (x, weight, bias) if tensor is not None]
 
 
 class _LayerNorm(torch.autograd.Function):

@@ -10,6 +10,8 @@ PANEL = 32
 """Channels that a matrix kernel takes at a time."""
 PLAIN = (Tensor, nn.Parameter)
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
+Norm = tuple[Tensor, Tensor, float]
+"""Weight, bias and epsilon of a LayerNorm."""
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool) -> Tensor:
@@ -24,9 +26,13 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, 
 
 
 def backward(
-    grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, ...], like: torch.dtype
-) -> Grads:
-    """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; x may be missing where only its own is."""
+    grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, ...], like: torch.dtype,
+    norm: Norm | None = None,
+) -> Grads:  # fmt: skip
+    """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; x may be missing where only its own is.
+
+    norm: x goes through LayerNorm first, and its gradient is that of what comes out.
+    """
     if (
         _takes_weight(weight, dtype)
         and _takes_rows(grad, len(weight), dtype)
@@ -35,8 +41,10 @@ def backward(
         from swinkit.kernels.cpu import linear
 
         given = None if x is None else x.contiguous()
-        return linear.backward(grad.contiguous(), given, weight, dtype, gelu, (wanted[0], wanted[1], wanted[2]), like)
+        return linear.backward(grad.contiguous(), given, weight, dtype, gelu, (wanted[0], wanted[1], wanted[2]), like, norm)
     with torch.autocast(grad.device.type, enabled=False):
+        if norm is not None and x is not None:
+            x = F.layer_norm(x, x.shape[-1:], *norm)
         return _plain_backward(grad, x, weight, dtype, gelu, wanted, like)
 
 

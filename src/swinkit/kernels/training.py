@@ -22,10 +22,8 @@ from swinkit.kernels import norms, products
 from swinkit.kernels.ordinary import checkpointing, transforming
 from swinkit.model import Mlp
 
-Remake = tuple[Callable[..., Tensor] | None, Sequence[Tensor]]
-"""A function, or None, and the tensors that it takes."""
-MADE: MutableMapping[Tensor, tuple[Callable[..., Tensor] | None, Sequence[Tensor], list[int]]] = WeakTensorKeyDictionary()
-"""Output that can be made again -> the function, the tensors that it takes, and the versions of the output and of these."""
+MADE: MutableMapping[Tensor, tuple[norms.Normed, Sequence[Tensor], list[int]]] = WeakTensorKeyDictionary()
+"""LayerNorm's output -> how it can be made again, from which tensors, and the versions of the output and of these."""
 MEMORY = ("full", "lean")
 
 
@@ -66,8 +64,8 @@ class _Layers(TorchFunctionMode):
     def _layer_norm(self, *args: Any, **kwargs: Any) -> Tensor:
         out = norms.layer_norm(*args, **kwargs)
         if self.lean:
-            again, sources = _recipe(*args, **kwargs)
-            MADE[out] = again, sources, _versions(out, *sources)
+            normed, sources = norms.recipe(*args, **kwargs)
+            MADE[out] = normed, sources, _versions(out, *sources)
         return out
 
 
@@ -94,23 +92,10 @@ def _versions(*tensors: Tensor) -> list[int]:
     return [tensor._version for tensor in tensors]
 
 
-def _made(input: Tensor) -> Remake:
+def _made(input: Tensor) -> tuple[norms.Normed | None, Sequence[Tensor]]:
     """How an input was made, unless it or what it was made from has been written to since."""
-    again, sources, versions = MADE.get(input, (None, (), []))
-    return (again, sources) if again is not None and _versions(input, *sources) == versions else (None, ())
-
-
-def _recipe(
-    input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Remake:
-    """How to make a LayerNorm's output again."""
-
-    def again(x: Tensor, *affine: Tensor) -> Tensor:
-        found = iter(affine)
-        g, b = (None if tensor is None else next(found) for tensor in (weight, bias))
-        return norms.layer_norm(x, normalized_shape, g, b, eps)
-
-    return again, [tensor for tensor in (input, weight, bias) if tensor is not None]
+    normed, sources, versions = MADE.get(input, (None, (), []))
+    return (normed, sources) if normed is not None and _versions(input, *sources) == versions else (None, ())
 
 
 @contextmanager
@@ -147,21 +132,28 @@ class _LeanMlp(Mlp):
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
     """`F.linear` of the input or its GELU, which keeps how the input was made where that is known. Takes part in autocast."""
-    again, sources = _made(input)
+    normed, sources = _made(input)
     dtype = _dtype(input)
-    return _Linear.apply(input, weight, bias, dtype, gelu, again, *(source.detach() for source in sources))  # type: ignore[no-any-return]
+    return _Linear.apply(input, weight, bias, dtype, gelu, normed, *(source.detach() for source in sources))  # type: ignore[no-any-return]
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool, again: Any, *sources: Tensor
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        gelu: bool,
+        normed: norms.Normed | None,
+        *sources: Tensor,
     ) -> Tensor:
-        device = input.device.type
-        ctx.dtype, ctx.gelu, ctx.again, ctx.like, ctx.autocast = dtype, gelu, again, input.dtype, torch.is_autocast_enabled(device)
+        ctx.dtype, ctx.gelu, ctx.normed, ctx.like = dtype, gelu, normed, input.dtype
+        ctx.autocast = torch.is_autocast_enabled(input.device.type)
         if not (weight.requires_grad or gelu):
             sources = ()
-        elif again is None:
+        elif normed is None:
             sources = (input.detach() if gelu else input.detach().to(dtype),)
         ctx.save_for_backward(weight, *sources)
         return products.forward(input, weight, bias, dtype, gelu)
@@ -170,9 +162,17 @@ class _Linear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *sources = ctx.saved_tensors
-        input = sources[0] if sources else None
-        if ctx.again is not None and sources:
-            with torch.autocast(grad.device.type, ctx.dtype, enabled=ctx.autocast):
-                input = ctx.again(*sources)
-        grads = products.backward(grad, input, weight, ctx.dtype, ctx.gelu, tuple(ctx.needs_input_grad[:3]), ctx.like)
+        input, norm = _input_of(ctx, sources, grad.device.type)
+        grads = products.backward(grad, input, weight, ctx.dtype, ctx.gelu, tuple(ctx.needs_input_grad[:3]), ctx.like, norm)
         return *grads, *[None] * (len(ctx.needs_input_grad) - 3)
+
+
+def _input_of(ctx: Any, sources: Sequence[Tensor], device: str) -> tuple[Tensor | None, products.Norm | None]:
+    """What a linear layer took; or what LayerNorm made that of, and the norm, where the library computes it along with the gradients."""
+    if ctx.normed is None or not sources:
+        return (sources[0] if sources else None), None
+    x, shape, weight, bias, eps = ctx.normed.arguments(sources)
+    if weight is not None and bias is not None and not ctx.gelu and norms.native(x, shape, weight, bias):
+        return x, (weight, bias, eps)
+    with torch.autocast(device, ctx.dtype, enabled=ctx.autocast):
+        return norms.layer_norm(x, shape, weight, bias, eps), None

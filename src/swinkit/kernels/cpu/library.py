@@ -19,7 +19,7 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
-VERSION = 5
+VERSION = 6
 """SWK_VERSION of the interface that is described here."""
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1
@@ -65,7 +65,8 @@ class Linear(Structure):
     _fields_ = (
         ("rows", c_long),
         *((name, c_int) for name in ("inputs", "outputs", "gelu", "x_wide")),
-        *((name, c_void_p) for name in ("x", "weight", "bias", "y")),
+        ("norm_epsilon", c_float),
+        *((name, c_void_p) for name in ("norm_weight", "norm_bias", "x", "weight", "bias", "y")),
         ("y_grad_wide", c_int),
         ("x_grad_wide", c_int),
         *((name, c_void_p) for name in ("y_grad", "x_grad", "weight_grad", "bias_grad")),

@@ -21,9 +21,13 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, 
 
 
 def backward(
-    grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, bool, bool], like: torch.dtype
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; grad (..., O) in `dtype` or float32."""
+    grad: Tensor, x: Tensor | None, weight: Tensor, dtype: torch.dtype, gelu: bool, wanted: tuple[bool, bool, bool], like: torch.dtype,
+    norm: tuple[Tensor, Tensor, float] | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of x (in the dtype `like`), weight and bias, those that are wanted; grad (..., O) in `dtype` or float32.
+
+    norm: weight, bias and epsilon of a LayerNorm that x goes through first; the gradient is then that of what comes out.
+    """
     given = grad if x is None else x  # without a gradient of the weight, x is not looked at
     x_grad = empty((*grad.shape[:-1], weight.shape[1]), like) if wanted[0] else None
     weight_grad = empty(weight.shape, weight.dtype) if wanted[1] else None
@@ -35,6 +39,8 @@ def backward(
         grad.dtype != dtype,
         like != dtype,
     )
+    if norm is not None:
+        job.norm_weight, job.norm_bias, job.norm_epsilon = norm[0].data_ptr(), norm[1].data_ptr(), norm[2]
     job.x_grad, job.weight_grad, job.bias_grad = _pointer(x_grad), _pointer(weight_grad), _pointer(bias_grad)
     run(library.load().swk_linear_backward, dtype, job)
     return x_grad, weight_grad, bias_grad

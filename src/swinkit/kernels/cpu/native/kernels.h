@@ -102,7 +102,7 @@ struct Kernels {
     void (*pack_outputs)(const LinearJob &, int panel, void *out, char *);
     void (*pack_inputs)(const LinearJob &, int panel, void *out, char *);
     void (*linear_rows)(const LinearJob &, long first, int rows, const void *packed, const float *bias, char *);
-    void (*linear_pack)(const LinearJob &, const Chunk &, int from, int to);                                        // rows
+    void (*linear_pack)(const LinearJob &, const Chunk &, int from, int to, char *);                                // rows
     void (*linear_input_grad)(const LinearJob &, const Chunk &, int from, int to, const void *packed, char *);      // rows
     void (*linear_weight_grad)(const LinearJob &, const Chunk &, int panel, int from, int to);                      // panels of inputs
 

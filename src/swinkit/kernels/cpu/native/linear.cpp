@@ -75,7 +75,7 @@ void backward(const Kernels &kernels, const swk_linear &job) {
         chunk.rows = (int)(job.rows - chunk.first < rows ? job.rows - chunk.first : rows);
         const long tiles = ceil_div(chunk.rows, TILE), back = job.x_grad ? tiles : 0, panels = panels_of(job.inputs);
         const auto end = [&](long tile) { return (int)((tile + 1) * TILE < chunk.rows ? (tile + 1) * TILE : chunk.rows); };
-        share(crew, tiles, space, [&](long i, char *) { kernels.linear_pack(job, chunk, (int)i * TILE, end(i)); });
+        share(crew, tiles, space, [&](long i, char *own) { kernels.linear_pack(job, chunk, (int)i * TILE, end(i), own); });
         const long run = panels_of_share(chunk.rows), runs = ceil_div(panels, run);
         share(crew, back + (weights ? panels_of(job.outputs) * runs : 0), space, [&](long i, char *own) {
             const long part = i - back, first = part % runs * run;
@@ -86,7 +86,9 @@ void backward(const Kernels &kernels, const swk_linear &job) {
 }
 
 bool fits(const swk_linear &job, int dtype) {
-    return job.rows > 0 && job.inputs > 0 && job.outputs > 0 && job.threads > 0 && !(job.gelu && job.x_wide && dtype != SWK_FLOAT32);
+    const bool normed = job.norm_weight;
+    return job.rows > 0 && job.inputs > 0 && job.outputs > 0 && job.threads > 0 && !(normed && (job.gelu || job.inputs % PANEL)) &&
+           !(job.gelu && job.x_wide && dtype != SWK_FLOAT32);
 }
 
 }  // namespace

@@ -3,11 +3,14 @@
 // GELU may stand between the layer and its input: it is then applied while packing, and its derivative to the result of the backward pass.
 #pragma once
 #include "columns.h"
+#include "layer_norm.h"
 #include "rows.h"
 
 namespace {
 
 using swk::LinearJob;
+
+constexpr int NORMED = 16;  // rows that go through LayerNorm at a time: an even number
 
 // A block of 32 x 32 weights: in place, or where it is not a whole one, a copy with zeros.
 struct Weights {
@@ -64,11 +67,34 @@ template <class T, bool GELU, class From> INLINE void take_rows(const From *from
         if (rest) convert<GELU>(padded(from + whole * PANEL, rest, line), to + whole * room * PANEL);
     }
 }
-template <class T> INLINE void take_input(const LinearJob &j, long first, int rows, T *to, long room) {
-    const T *x = (const T *)j.x + first * j.inputs;
-    if (j.x_wide) take_rows<T, false>((const float *)j.x + first * j.inputs, rows, j.inputs, to, room);
-    else if (j.gelu) take_rows<T, true>(x, rows, j.inputs, to, room);
-    else take_rows<T, false>(x, rows, j.inputs, to, room);
+template <class T> INLINE void take_rows(const LinearJob &j, const T *from, int rows, T *to, long room) {
+    if (j.gelu) take_rows<T, true>(from, rows, j.inputs, to, room);
+    else take_rows<T, false>(from, rows, j.inputs, to, room);
+}
+#ifdef SWK_BF16
+INLINE void take_rows(const LinearJob &j, const float *from, int rows, bf16 *to, long room) { take_rows<bf16, false>(from, rows, j.inputs, to, room); }
+#endif
+
+INLINE size_t normed_bytes(const LinearJob &j) { return j.norm_weight ? sizeof(float) * NORMED * j.inputs : 0; }
+
+// Calls take(rows, where they are in the run, how many) for the layer's input: the rows of x, or what LayerNorm makes of a few at a time.
+template <class From, class Take> INLINE void each_input_of(const LinearJob &j, long first, int rows, char *scratch, Take take) {
+    const From *x = (const From *)j.x + first * j.inputs;
+    if (!j.norm_weight) return take(x, 0, rows);
+    NormJob norm{NORMED, j.inputs, j.norm_epsilon, nullptr, j.norm_weight, j.norm_bias, scratch, nullptr, nullptr, nullptr, nullptr, 1, nullptr};
+    for (int at = 0; at < rows; at += NORMED) {
+        const int count = smaller_of(NORMED, rows - at);
+        norm.x = x + (long)at * j.inputs;
+        norm_rows<From>(norm, 0, count);
+        take((const From *)scratch, at, count);
+    }
+}
+template <class T, class Take> INLINE void each_input(const LinearJob &j, long first, int rows, char *scratch, Take take) {
+    if (j.x_wide) each_input_of<float>(j, first, rows, scratch, take);
+    else each_input_of<T>(j, first, rows, scratch, take);
+}
+template <class T> INLINE void take_input(const LinearJob &j, long first, int rows, char *scratch, T *to, long room) {
+    each_input<T>(j, first, rows, scratch, [&](const auto *from, int at, int count) { take_rows(j, from, count, to + (long)at * PANEL, room); });
 }
 
 // Where a product's panel goes in a matrix of `columns` columns: straight there, or through `line` where the panel is not a whole one.
@@ -117,7 +143,7 @@ template <class T> void linear_rows(const LinearJob &j, long first, int rows, co
     swk::Arena arena{scratch};
     T *operand = arena.take<T>((size_t)swk::panels_of(j.inputs) * rows * PANEL);
     float *lines = arena.take<float>((size_t)rows * PANEL);
-    take_input(j, first, rows, operand, rows);
+    take_input(j, first, rows, arena.take<char>(normed_bytes(j)), operand, rows);
     const int depth = even<T>(j.inputs);
     const Target<T> to{(T *)j.y + first * j.outputs, nullptr, nullptr, j.outputs, streams(j.y, j.rows, j.outputs * (long)sizeof(T))};
     for (int p = 0; p < swk::panels_of(j.outputs); p++)
@@ -132,9 +158,9 @@ template <class T> INLINE void take_grad(const LinearJob &j, const swk::Chunk &c
     if (j.y_grad_wide) take_rows<T, false>((const float *)j.y_grad + at, rows, j.outputs, to, chunk.room);
     else take_rows<T, false>((const T *)j.y_grad + at, rows, j.outputs, to, chunk.room);
 }
-INLINE void pack_rows(const LinearJob &j, const swk::Chunk &chunk, int from, int rows, float *grad) {
+INLINE void pack_rows(const LinearJob &j, const swk::Chunk &chunk, int from, int rows, float *grad, char *scratch) {
     take_grad(j, chunk, from, rows, grad);
-    if (j.weight_grad) take_input(j, chunk.first + from, rows, (float *)chunk.x_pairs + (long)from * PANEL, chunk.room);
+    if (j.weight_grad) take_input(j, chunk.first + from, rows, scratch, (float *)chunk.x_pairs + (long)from * PANEL, chunk.room);
 }
 #ifdef SWK_BF16
 // Two rows at a time.
@@ -150,20 +176,23 @@ template <bool GELU, class From> INLINE void take_pairs(const From *from, int ro
         }
     }
 }
-INLINE void pack_rows(const LinearJob &j, const swk::Chunk &chunk, int from, int rows, bf16 *grad) {
+INLINE void take_pairs(const LinearJob &j, const float *from, int rows, bf16 *to, long room) { take_pairs<false>(from, rows, j.inputs, to, room); }
+INLINE void take_pairs(const LinearJob &j, const bf16 *from, int rows, bf16 *to, long room) {
+    if (j.gelu) take_pairs<true>(from, rows, j.inputs, to, room);
+    else take_pairs<false>(from, rows, j.inputs, to, room);
+}
+INLINE void pack_rows(const LinearJob &j, const swk::Chunk &chunk, int from, int rows, bf16 *grad, char *scratch) {
     take_grad(j, chunk, from, rows, grad);
     for (int p = 0; (j.weight_grad || j.bias_grad) && p < swk::panels_of(j.outputs); p++)
         as_pairs(grad + p * chunk.room * PANEL, rows, (bf16 *)chunk.grad_pairs + (p * chunk.room + from) * PANEL);
     if (!j.weight_grad) return;
-    const long at = (chunk.first + from) * j.inputs;
     bf16 *to = (bf16 *)chunk.x_pairs + (long)from * PANEL;
-    if (j.x_wide) take_pairs<false>((const float *)j.x + at, rows, j.inputs, to, chunk.room);
-    else if (j.gelu) take_pairs<true>((const bf16 *)j.x + at, rows, j.inputs, to, chunk.room);
-    else take_pairs<false>((const bf16 *)j.x + at, rows, j.inputs, to, chunk.room);
+    each_input<bf16>(j, chunk.first + from, rows, scratch,
+                     [&](const auto *x, int at, int count) { take_pairs(j, x, count, to + (long)at * PANEL, chunk.room); });
 }
 #endif
-template <class T> void linear_pack(const LinearJob &j, const swk::Chunk &chunk, int from, int to) {
-    pack_rows(j, chunk, from, to - from, (T *)chunk.grad + (long)from * PANEL);
+template <class T> void linear_pack(const LinearJob &j, const swk::Chunk &chunk, int from, int to, char *scratch) {
+    pack_rows(j, chunk, from, to - from, (T *)chunk.grad + (long)from * PANEL, scratch);
 }
 
 template <class T> void linear_input_grad(const LinearJob &j, const swk::Chunk &chunk, int from, int to, const void *packed, char *scratch) {
@@ -228,7 +257,7 @@ template <class T> void linear_weight_grad(const LinearJob &j, const swk::Chunk 
 template <class T> size_t linear_scratch(const LinearJob &j, int rows) {
     swk::Arena rows_arena, weights;
     rows_arena.take<T>((size_t)swk::panels_of(j.inputs) * rows * PANEL);
-    rows_arena.take<float>((size_t)rows * PANEL);
+    rows_arena.take<float>((size_t)rows * PANEL), rows_arena.take<char>(normed_bytes(j));
     weights.take<float>(PANEL * PANEL), weights.take<T>(PANEL * PANEL);
     return rows_arena.used > weights.used ? rows_arena.used : weights.used;
 }

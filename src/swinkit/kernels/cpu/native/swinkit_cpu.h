@@ -72,6 +72,8 @@ typedef struct {
     int inputs, outputs;
     int gelu;             // x goes through GELU first; x_grad is that of x itself
     int x_wide;           // not with gelu
+    float norm_epsilon;
+    const float *norm_weight, *norm_bias;  // (inputs): x goes through LayerNorm first, and x_grad is that of what comes out; or null
     const void *x;        // (rows, inputs)
     const float *weight;  // (outputs, inputs)
     const float *bias;    // (outputs), or null
@@ -101,7 +103,7 @@ typedef struct {
 } swk_norm;
 
 // Changes with this file, so that Python does not call a library of another.
-#define SWK_VERSION 5
+#define SWK_VERSION 6
 SWK_API int swk_version(void);
 
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
