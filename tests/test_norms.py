@@ -7,7 +7,7 @@ from tests.test_cpu_kernels import BOUND, DTYPES, ISAS, difference
 from torch import nn
 
 from swinkit.kernels import norms
-from swinkit.kernels.cpu import library, norm
+from swinkit.kernels.cpu import library, linear, norm
 from swinkit.kernels.training import training
 
 pytestmark = pytest.mark.skipif(not ISAS, reason="needs the C++ library, which is built where there is a compiler")
@@ -105,3 +105,21 @@ def test_layers_inside_a_model(memory, channels):
         assert layer[0].weight.grad is None
     for a, b in zip(*found, strict=True):
         assert difference(a, b) <= 1e-5
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rows", [1, 37, 1300])
+def test_made_again_inside_a_linear_layer(monkeypatch, isa, rows):
+    """Bit for bit what the layer makes of LayerNorm's output, in each combination of dtypes."""
+    monkeypatch.setenv(library.ISA_VARIABLE, isa)
+    torch.manual_seed(rows)
+    halves = (torch.float32, torch.bfloat16) if isa == "avx512_bf16" else (torch.float32,)
+    x, weight, grad = torch.randn(rows, 96), torch.randn(64, 96), torch.randn(rows, 64)
+    affine = torch.randn(96), torch.randn(96), 1e-3
+    for dtype in halves:
+        for x_dtype in {dtype, torch.float32}:
+            given, y_grad = x.to(x_dtype), grad.to(dtype)
+            options = (weight, dtype, False, (True, True, True), x_dtype)
+            wanted = linear.backward(y_grad, norm.forward(given, *affine), *options)
+            for a, b in zip(linear.backward(y_grad, given, *options, affine), wanted, strict=True):
+                assert torch.equal(a, b)

@@ -192,7 +192,8 @@ INLINE void pack_rows(const LinearJob &j, const swk::Chunk &chunk, int from, int
 }
 #endif
 template <class T> void linear_pack(const LinearJob &j, const swk::Chunk &chunk, int from, int to, char *scratch) {
-    pack_rows(j, chunk, from, to - from, (T *)chunk.grad + (long)from * PANEL, scratch);
+    swk::Arena arena{scratch};
+    pack_rows(j, chunk, from, to - from, (T *)chunk.grad + (long)from * PANEL, arena.take<char>(normed_bytes(j)));
 }
 
 template <class T> void linear_input_grad(const LinearJob &j, const swk::Chunk &chunk, int from, int to, const void *packed, char *scratch) {
