@@ -123,3 +123,13 @@ def test_made_again_inside_a_linear_layer(monkeypatch, isa, rows):
             wanted = linear.backward(y_grad, norm.forward(given, *affine), *options)
             for a, b in zip(linear.backward(y_grad, given, *options, affine), wanted, strict=True):
                 assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("memory", ["full", "lean"])
+def test_arguments_by_name(memory):
+    x, weight, bias, _ = case((3, 32))
+    with training(nn.Identity(), memory):
+        named = F.layer_norm(input=x, normalized_shape=(32,), bias=bias, weight=weight.requires_grad_(), eps=1e-3)
+        plain = F.layer_norm(x, [32])
+    assert difference(named.detach(), definition(x, weight, bias, x, 1e-3)[0]) <= 1e-5
+    assert torch.equal(plain, F.layer_norm(x, [32]))

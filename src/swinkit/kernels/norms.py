@@ -13,7 +13,7 @@ from torch import Tensor
 from swinkit.kernels.products import PANEL, in_memory, is_plain_float
 
 
-def native(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> bool:
+def native(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None) -> bool:
     """Whether the C++ library takes these: F.layer_norm over whole panels of channels, with weight and bias."""
     if weight is None or bias is None or len(shape) != 1 or shape[0] % PANEL or x.shape[-1:] != tuple(shape):
         return False
@@ -26,11 +26,13 @@ def native(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: 
     return has(x.dtype)
 
 
-def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """`F.layer_norm`, in the dtype of x."""
-    if not native(x, shape, weight, bias, eps):
-        return F.layer_norm(x, list(shape), weight, bias, eps)
-    return _LayerNorm.apply(x, weight, bias, eps)  # type: ignore[no-any-return]
+def layer_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """`F.layer_norm`, in the dtype of the input."""
+    if not native(input, normalized_shape, weight, bias):
+        return F.layer_norm(input, list(normalized_shape), weight, bias, eps)
+    return _LayerNorm.apply(input, weight, bias, eps)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class Normed:
 
 
 def recipe(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Normed, list[Tensor]]:
     """How `layer_norm` makes its output of these, and the tensors."""
-    return Normed(shape, eps, weight is not None, bias is not None), [tensor for tensor in (x, weight, bias) if tensor is not None]
+    tensors = [tensor for tensor in (input, weight, bias) if tensor is not None]
+    return Normed(normalized_shape, eps, weight is not None, bias is not None), tensors
 
 
 class _LayerNorm(torch.autograd.Function):
