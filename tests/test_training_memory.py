@@ -247,8 +247,44 @@ for shape in [(1000, 1000), (3, 5, 70001), (1,), (0, 4), ()]:
     for dtype in (torch.float32, torch.bfloat16):
         x, usual = heap.empty(shape, dtype), torch.empty(shape, dtype=dtype)
         assert (x.shape, x.dtype, x.stride(), x.device) == (usual.shape, usual.dtype, usual.stride(), usual.device)
-        assert x.data_ptr() % 64 == 0
+        assert x.data_ptr() % 64 == 0 and not x._is_view()
         x.fill_(3)
         assert (x == 3).all()
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@glibc
+@MEMORY
+def test_large_outputs_may_be_written_to(memory):
+    """In a process that keeps freed memory: in place, as PyTorch's own layers allow."""
+    script = """
+import sys, torch
+from torch import nn
+from swinkit.kernels.cpu import heap
+from swinkit.kernels.training import training
+heap.keep_freed_memory()
+model = nn.Sequential(nn.LayerNorm(256), nn.Linear(256, 256))
+for layer in model:
+    layer.register_forward_hook(lambda layer, args, out: out.mul_(2))
+x, found = torch.randn(2048, 256), []
+for context in (training(model, sys.argv[1]), torch.enable_grad()):
+    model.zero_grad()
+    with context:
+        out = model(x)
+    out.relu_()
+    out.square().mean().backward()
+    found.append([parameter.grad for parameter in model.parameters()])
+for a, b in zip(*found, strict=True):
+    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+"""
+    subprocess.run([sys.executable, "-c", script, memory], check=True)
+
+
+@MEMORY
+def test_the_default_device_is_not_asked(memory):
+    layers, x = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32)), torch.randn(4, 32)
+    with torch.device("meta"), training(layers, memory):
+        out = layers(x)
+    assert out.device.type == "cpu"
+    assert (out - layers(x)).abs().max() < 1e-5

@@ -74,7 +74,8 @@ def native(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, g
 
 def in_memory(tensor: Tensor) -> bool:
     """Whether there are numbers in a CPU's memory behind a tensor, at least one: subclasses may be anything."""
-    return type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.layout == torch.strided and tensor.numel() > 0
+    plain = type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.layout == torch.strided
+    return plain and tensor.numel() > 0 and not tensor.is_neg()
 
 
 def is_plain_float(tensor: Tensor) -> bool:

@@ -29,7 +29,8 @@ MEMORY = ("full", "lean")
 
 @contextmanager
 def training(model: nn.Module, memory: str = "full") -> Iterator[None]:
-    """A context for the forward pass of training `model`; the backward pass may come after it. Gradients are the plain ones up to rounding.
+    """A context for the forward pass of training `model`; the backward pass may come after it. Gradients are the plain ones up to rounding,
+    without second derivatives where our layers take part.
 
     memory: "full" keeps what PyTorch keeps; "lean" computes LayerNorm and GELU again. Without effect where a stage is checkpointed, which
     keeps less still, and while compiling, since torch.compile decides for itself what to keep. Errors: ConfigError for another memory.

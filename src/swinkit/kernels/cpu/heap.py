@@ -45,7 +45,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """
     size = math.prod(shape) * dtype.itemsize
     if not _kept or size < LARGE:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     room = np.empty(size + ALIGNMENT, np.uint8)
     start = -room.__array_interface__["data"][0] % ALIGNMENT
-    return torch.from_numpy(room[start : start + size]).view(dtype).view(tuple(shape))
+    # Detached, since what is written to in place later may not be a view that an autograd function gave back.
+    return torch.from_numpy(room[start : start + size]).view(dtype).view(tuple(shape)).detach()

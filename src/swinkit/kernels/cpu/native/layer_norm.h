@@ -23,7 +23,8 @@ template <class T> INLINE Statistics moments(const T *x, int channels, float eps
             square[v] = fma(d, d, square[v]);
         }
     for (int v = 1; v < COLS; v++) square[0] += square[v];
-    return {mean, 1.f / sqrtf(sum(square[0]) / channels + epsilon)};
+    const float variance = sum(square[0]) / channels;
+    return {mean, 1.f / sqrtf(variance + epsilon) + (variance - variance)};  // NaN where the variance is not finite
 }
 
 template <class T> void norm_rows(const NormJob &j, long first, int rows) {
