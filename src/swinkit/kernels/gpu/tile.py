@@ -112,10 +112,13 @@ def load_bias(bias, head, t, u, N: tl.constexpr):
 
 @triton.jit
 def load_scale(factors, factor, head, FACTORS: tl.constexpr):
-    """What a product of q and k is multiplied by: one factor for all heads (V1) or one for each (V2)."""
+    """What a product of q and k is multiplied by: one factor for all heads (V1) or one for each (V2).
+
+    A number comes as float32, but as float64 from torch.compile, and would make everything float64 that it meets.
+    """
     if FACTORS:
         return tl.load(factors + head).to(tl.float32)
-    return factor
+    return tl.cast(factor, tl.float32)
 
 
 @triton.jit
