@@ -1,11 +1,22 @@
-"""What benchmarks/gpu.py checks before it measures, and window attention by FlexAttention, which it measures too."""
+"""What benchmarks/gpu.py checks while it compiles, a line of JSON for each; and window attention by FlexAttention, which it measures.
+
+python benchmarks/gpu_checks.py [--dry-run]
+"""
+
+import copy
+import json
+import os
+import sys
+
+if "--dry-run" in sys.argv:
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
 from swinkit.kernels import gpu
-from swinkit.model import SwinTransformer, from_windows, pad_map, seam_sides, to_windows, unit, window_attention
+from swinkit.model import Mlp, SwinTransformer, from_windows, pad_map, seam_sides, to_windows, unit, window_attention
 from swinkit.variants import get_config
 
 TINY = {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (2,), "num_heads": (1,), "num_classes": 4}
@@ -70,7 +81,32 @@ def check_kernels(bench):
                 assert all(error < limit for error, limit in zip(worst, limits, strict=False)), f"{worst} is more than {bound}"
                 return {"largest difference": f"{max(worst):.1e}", "from run to run": "none"}
 
-            bench.step("checks", f"window {window[0]} x {window[1]}, map {grid[0]} x {grid[1]}, {str(dtype)[6:]}", 5, work)
+            bench.step(f"window {window[0]} x {window[1]}, map {grid[0]} x {grid[1]}, {str(dtype)[6:]}", work)
+
+
+def mlp_errors(bench, dtype, channels):
+    """The largest difference of the output and of each gradient of an MLP from the definition in float64, as parts of the largest value."""
+    torch.manual_seed(0)
+    mlp = Mlp(channels, 4 * channels, 0.0, gpu.attend).to(bench.device, dtype)
+    x, grad = (torch.randn(3, 7, 11, channels, device=bench.device).to(dtype) for _ in range(2))
+    told = []
+    for layer in (mlp, copy.deepcopy(mlp).double()):
+        leaf = x.to(layer.fc1.weight.dtype, copy=True).requires_grad_()
+        out = layer(leaf)
+        told.append((out.detach(), *torch.autograd.grad(out, (leaf, *layer.parameters()), grad.to(out.dtype))))
+    return [((mine - wide).abs().max() / wide.abs().max()).item() for mine, wide in zip(*told, strict=True)]
+
+
+def check_mlps(bench):
+    for dtype in (torch.float16, torch.bfloat16):
+        for channels in (96, 128) if bench.dry else (96, 128, 192, 384, 1024):
+
+            def work(dtype=dtype, channels=channels):
+                worst = max(mlp_errors(bench, dtype, channels))
+                assert worst < BOUND[dtype], worst
+                return {"largest difference": f"{worst:.1e}"}
+
+            bench.step(f"MLP of {channels} channels, {str(dtype)[6:]}", work)
 
 
 def check_operations(bench):
@@ -110,14 +146,28 @@ def check_operations(bench):
         assert difference < 1e-2, difference  # it may multiply in tf32
         return {"largest difference": f"{difference:.1e}"}
 
-    for name, needs, work in (
-        ("opcheck", 10, opcheck),
-        ("export", 10, export),
-        ("training", 15, training),
-        ("torch.compile", 60, one_graph),
-        ("FlexAttention as measured", 30, flex),
-    ):
-        bench.step("checks", name, needs, work)
+    bench.step("opcheck", opcheck)
+    bench.step("export", export)
+    bench.step("training", training)
+    bench.step("torch.compile", one_graph)
+    bench.step("FlexAttention as measured", flex)
+    if not bench.dry:
+        bench.step("AOTInductor", lambda: packaged(bench))
+
+
+class Checks:
+    """Runs a check and prints what it found or how it failed."""
+
+    def __init__(self, dry):
+        self.dry, self.device = dry, "cpu" if dry else "cuda"
+
+    def step(self, name, work):
+        try:
+            found = work()
+        except Exception as problem:
+            found = {"failed": f"{type(problem).__name__}: {str(problem).strip()[:300]}"}
+        torch._dynamo.reset()
+        print(json.dumps({name: found}), flush=True)
 
 
 def packaged(bench):
@@ -127,6 +177,13 @@ def packaged(bench):
     with torch.no_grad():
         made = torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(torch.export.export(model, (x,))))
         return {"largest difference": f"{(made(x) - model(x)).abs().max().item():.1e}"}
+
+
+def main():
+    bench = Checks("--dry-run" in sys.argv)
+    check_kernels(bench)
+    check_mlps(bench)
+    check_operations(bench)
 
 
 def small(bench, attend):
@@ -153,3 +210,7 @@ def losses(bench, model, steps):
         optimizer.step()
         told.append(loss.item())
     return told
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ NEW_NUMPY = tuple(int(part) for part in numpy.__version__.split(".")[:2]) >= (2,
 
 CASES = (
     ("gpu_cases.py::TestWhole", "gpu_cases.py::TestOperations"),
-    ("gpu_cases.py::TestBlocks", "gpu_cases.py::TestLarge", "gpu_model_cases.py"),
+    ("gpu_cases.py::TestBlocks", "gpu_cases.py::TestLarge", "gpu_model_cases.py", "gpu_layer_cases.py"),
 )
 """Half a minute each."""
 

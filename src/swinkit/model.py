@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from swinkit.config import FeatureInfo, Size, SwinConfig, pair
 
 Attend = Callable[..., Tensor]
-"""Anything with the signature of `window_attention`."""
+"""Anything with the signature of `window_attention`; its `feed` and `embed`, if any, do what Mlp and PatchEmbed do, or give None."""
 
 
 def to_windows(x: Tensor, window: Size) -> Tensor:
@@ -40,7 +40,7 @@ def pad_map(x: Tensor, window: Size, fill: Tensor | float = 0.0) -> Tensor:
     """(B, H, W, ...) -> (B, H', W', ...), the next multiples of the window; new tokens, bottom and right, hold `fill` (...)."""
     B, H, W, *rest = x.shape
     bottom, right = -H % window[0], -W % window[1]
-    fill = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    fill = fill.to(x) if isinstance(fill, Tensor) else x.new_full((), fill)
     if right:
         x = torch.cat((x, fill.expand(B, H, right, *rest)), dim=2)
     if bottom:
@@ -57,9 +57,8 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(make)
     def get(*key: Any) -> Tensor:
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0:
-            return make(*key)
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+        if traced or torch._C._functorch.peek_interpreter_stack() is not None:
             return make(*key)
         with torch.inference_mode(False), torch.no_grad():
             return remembered(*key)
@@ -210,13 +209,15 @@ class WindowAttention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them."""
 
-    def __init__(self, dim: int, hidden: int, drop: float) -> None:
+    def __init__(self, dim: int, hidden: int, drop: float, attend: Attend = window_attention) -> None:
         super().__init__()
         self.fc1, self.fc2, self.drop = nn.Linear(dim, hidden), nn.Linear(hidden, dim), nn.Dropout(drop)
+        self.feed = getattr(attend, "feed", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        fast = self.feed(self, x) if self.feed else None
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x))))) if fast is None else fast
 
 
 class DropPath(nn.Module):
@@ -244,7 +245,7 @@ class SwinBlock(nn.Module):
         self.half_window = (self.window[0] // 2, self.window[1] // 2) if index % 2 else (0, 0)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn = WindowAttention(config, stage, attend)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), config.drop_rate, attend)
         self.drop_path = DropPath(drop_path)
 
     def shift(self, grid: Size) -> Size:
@@ -267,9 +268,9 @@ class SwinBlock(nn.Module):
 class PatchEmbed(nn.Module):
     """Patch partition and linear embedding (3.1), as one strided convolution."""
 
-    def __init__(self, config: SwinConfig) -> None:
+    def __init__(self, config: SwinConfig, attend: Attend = window_attention) -> None:
         super().__init__()
-        self.config, self.patch = config, pair(config.patch_size)
+        self.config, self.patch, self.embed = config, pair(config.patch_size), getattr(attend, "embed", None)
         self.proj = nn.Conv2d(config.in_chans, config.embed_dim, kernel_size=self.patch, stride=self.patch)
         self.norm = nn.LayerNorm(config.embed_dim) if config.patch_norm else nn.Identity()
 
@@ -278,7 +279,8 @@ class PatchEmbed(nn.Module):
         height, width = x.shape[2:]
         if not self.config.floors((height, width)):
             x = F.pad(x, (0, -width % self.patch[1], 0, -height % self.patch[0]))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        fast = self.embed(self, x) if self.embed else None
+        return self.norm(self.proj(x).permute(0, 2, 3, 1) if fast is None else fast)
 
 
 class PatchMerging(nn.Module):
@@ -338,9 +340,8 @@ class SwinTrunk(nn.Module):
         """How images are prepared for this model, kept with the weights."""
         self.origin: dict[str, str] = {}
         """What the weights were made from and their licence, as far as known, kept with the weights."""
-        self.patch_embed = PatchEmbed(config)
-        H, W = config.grids[0]
-        shape = (1, config.embed_dim, H, W) if ape_as_map else (1, H * W, config.embed_dim)
+        self.patch_embed = PatchEmbed(config, attend)
+        shape = (1, config.embed_dim, *config.grids[0]) if ape_as_map else (1, math.prod(config.grids[0]), config.embed_dim)
         self.absolute_pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02)) if config.ape else None
         self.pos_drop = nn.Dropout(config.drop_rate)
         self.layers = nn.ModuleList(SwinStage(config, stage, attend, last=stage == stages - 1) for stage in range(stages))  # type: ignore[assignment]
@@ -380,12 +381,11 @@ class SwinTrunk(nn.Module):
         """
         wanted = self.config.stage_indices(indices, len(self.layers))
         self.config.check_format(output_fmt)
-        last = max(wanted)
         maps, x = [], self.embed(x)
-        for stage in self.layers[:last]:
+        for stage in self.layers[: max(wanted)]:
             maps.append(stage.run_blocks(x))
             x = stage.merge(maps[-1])
-        maps.append(self.layers[last].run_blocks(x))
+        maps.append(self.layers[max(wanted)].run_blocks(x))
         return [maps[i].permute(0, 3, 1, 2) if output_fmt == "NCHW" else maps[i] for i in wanted]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from swinkit.config import SwinConfig, pair
 from swinkit.data import batch_mixer
 from swinkit.kernels import choose
-from swinkit.kernels.training import training
+from swinkit.kernels.training import compiling, training
 from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp
 from swinkit.tasks.classify import soft_cross_entropy
@@ -46,6 +46,8 @@ class Step:
 
     def _loss(self) -> Tensor:
         mixed, targets = self.mix(self.images, self.labels)
-        with training(self.model, self.recipe.memory), autocast(self.device, self.amp):
+        recipe = self.recipe
+        context = compiling(recipe.memory) if recipe.compile else training(self.model, recipe.memory)
+        with context, autocast(self.device, self.amp):
             logits = self.forward(mixed)
         return soft_cross_entropy(logits, targets, self.recipe.smoothing)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from swinkit.kernels.ordinary import transforming
-from swinkit.model import Attend, window_attention
+from swinkit.model import Attend, Mlp, PatchEmbed, window_attention
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,31 @@ def attend(qkv: Tensor, bias: Tensor, **options: Any) -> Tensor:
     from swinkit.kernels import chunked
 
     return chunked.attend(qkv, bias, **options)
+
+
+def feed(mlp: Mlp, x: Tensor) -> Tensor | None:
+    """`Mlp.forward` by the fastest kernel; None where that is the definition."""
+    layers = _layers(x)
+    return layers.feed(mlp, x) if layers else None
+
+
+def embed(patches: PatchEmbed, x: Tensor) -> Tensor | None:
+    """`PatchEmbed`'s tokens before its norm, by the fastest kernel; None where that is the definition."""
+    layers = _layers(x)
+    return layers.embed(patches, x) if layers else None
+
+
+attend.feed = feed  # type: ignore[attr-defined]
+attend.embed = embed  # type: ignore[attr-defined]
+
+
+def _layers(x: Tensor) -> Any:
+    """The module that has both for the device of x, if any."""
+    if x.device.type != "cuda" or not _may_leave_pytorch(x):
+        return None
+    from swinkit.kernels import gpu
+
+    return gpu.layers if gpu.OBSTACLE is None else None
 
 
 def _fused(qkv: Tensor, options: dict[str, Any]) -> Attend | None:

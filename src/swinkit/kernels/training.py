@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from swinkit.fields import require
 from swinkit.kernels import norms, products
-from swinkit.kernels.ordinary import checkpointing, transforming
+from swinkit.kernels.ordinary import checkpointing, hooked, transforming
 from swinkit.model import Mlp
 
 MADE: MutableMapping[Tensor, tuple[norms.Normed, Sequence[Tensor], list[int]]] = WeakTensorKeyDictionary()
@@ -33,7 +33,7 @@ def training(model: nn.Module, memory: str = "full") -> Iterator[None]:
     without second derivatives where our layers take part.
 
     memory: "full" keeps what PyTorch keeps; "lean" computes LayerNorm and GELU again. Without effect where a stage is checkpointed, which
-    keeps less still, and while compiling, since torch.compile decides for itself what to keep. Errors: ConfigError for another memory.
+    keeps less still, and for compiled models, which `compiling` is for. Errors: ConfigError for another memory.
     """
     require(memory in MEMORY, "memory", memory, "full or lean")
     if any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
@@ -44,6 +44,19 @@ def training(model: nn.Module, memory: str = "full") -> Iterator[None]:
         if memory == "lean":
             stack.enter_context(_lean_mlps([module for module in model.modules() if type(module) is Mlp]))
         yield
+
+
+def compiling(memory: str = "full") -> AbstractContextManager[Any]:
+    """A context for calls of a model that torch.compile has taken; what is kept is settled at the first of them.
+
+    memory: "full" leaves that to torch.compile; "lean" lets it compute again what costs only bandwidth, such as LayerNorm's outputs, though
+    a matrix product on the way back takes them. Errors: ConfigError for another memory.
+    """
+    require(memory in MEMORY, "memory", memory, "full or lean")
+    from torch._functorch import config
+
+    known = memory == "lean" and hasattr(config, "ban_recompute_materialized_backward")
+    return config.patch(ban_recompute_materialized_backward=False) if known else nullcontext()
 
 
 class _Layers(TorchFunctionMode):
@@ -121,10 +134,8 @@ class _LeanMlp(Mlp):
 
     def _is_usual(self) -> bool:
         """Whether nothing would be missed by going around `drop` and `fc2`."""
-        parts = (self.fc2, self.drop)
-        hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks for part in parts)
         dropping = self.training and self.drop.p > 0
-        return type(self.fc2) is nn.Linear and "forward" not in vars(self.fc2) and not hooked and not dropping
+        return type(self.fc2) is nn.Linear and not dropping and not hooked(self.fc2) and not hooked(self.drop)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies outlive the context, so they are usual ones."""

@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from itertools import islice
 
 import torch
@@ -17,7 +16,7 @@ from swinkit.data.loader import hashed
 from swinkit.errors import SwinkitError, TrainingError
 from swinkit.kernels import choose
 from swinkit.kernels.cpu.heap import keep_freed_memory
-from swinkit.kernels.training import training
+from swinkit.kernels.training import compiling, training
 from swinkit.model import SwinTransformer
 from swinkit.runtimes.device import autocast, pick_amp, pick_device
 from swinkit.tasks.classify import soft_cross_entropy
@@ -203,8 +202,7 @@ class Trainer:
             mixed, targets = self.mix(images, labels)
             if self.neighbour:
                 mixed, targets, labels = mixed[1:], targets[1:], labels[1:]
-            # Compiled models decide for themselves, and PyTorch 2.11 cannot compile inside the context.
-            context = nullcontext() if recipe.compile else training(self.model, recipe.memory)
+            context = compiling(recipe.memory) if recipe.compile else training(self.model, recipe.memory)
             with last_only(self.forward, last=number == len(micros)):
                 with context, autocast(self.device, self.amp):
                     logits = self.forward(mixed)

@@ -1,4 +1,4 @@
-"""Window attention on GPUs in Triton, forward and backward; nothing of Triton is imported before it is needed."""
+"""Window attention and MLPs on GPUs in Triton, forward and backward; nothing of Triton is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from swinkit.config import Size
 from swinkit.errors import InputError
+from swinkit.kernels.gpu.layers import embed, feed
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MOST = 24
@@ -41,6 +42,10 @@ def attend(
     padding = pad if isinstance(pad, Tensor) else qkv.new_full(qkv.shape[3:], pad)
     factors, factor = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
     return ops.forward(qkv, bias, padding, factors, factor, list(window), list(shift), cosine)[0]  # type: ignore[no-any-return]
+
+
+attend.feed = feed  # type: ignore[attr-defined]
+attend.embed = embed  # type: ignore[attr-defined]
 
 
 def why_not(dtype: torch.dtype, head_dim: int, window: Size, dropout_p: float = 0.0, shift: Size = (0, 0)) -> str | None:

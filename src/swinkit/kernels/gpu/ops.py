@@ -35,11 +35,12 @@ else:
     from torch.library import wrap_triton  # type: ignore[assignment]
 
 
-def _operation(name: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def operation(name: str, schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """An operation swinkit::`name` without side effects."""
     make: Any = torch.library.custom_op if INTERPRETED else torch.library.triton_op
-    operation = make(f"swinkit::{name}", function, mutates_args=(), schema=schema)
-    operation.register_fake(fake)
-    return operation
+    made = make(f"swinkit::{name}", function, mutates_args=(), schema=schema)
+    made.register_fake(fake)
+    return made
 
 
 def _outputs(qkv: Tensor, call: Call) -> tuple[Tensor, Tensor]:
@@ -184,18 +185,17 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     return (*(value if there else None for value, there in zip(grads, wanted, strict=True)), None, None, None, None)
 
 
-def _no_second(ctx: Any, *grads: Any) -> Any:
-    raise SwinkitError(
-        "The fused window attention of GPUs has no second derivatives; build the model with attend=window_attention for those."
-    )
+def no_second(ctx: Any, *grads: Any) -> Any:
+    """The backward pass of a backward pass."""
+    raise SwinkitError("The fused layers of GPUs have no second derivatives; build the model with attend=window_attention for those.")
 
 
-forward = _operation("gpu_window_attention", f"({GIVEN}) -> (Tensor, Tensor)", _forward, _forward_fake)
-backward = _operation(
+forward = operation("gpu_window_attention", f"({GIVEN}) -> (Tensor, Tensor)", _forward, _forward_fake)
+backward = operation(
     "gpu_window_attention_backward",
     f"(Tensor grad, Tensor out, Tensor lse, {GIVEN}, bool bias_wanted) -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
 forward.register_autograd(_differentiate, setup_context=_save)
-backward.register_autograd(_no_second)
+backward.register_autograd(no_second)
