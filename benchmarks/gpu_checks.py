@@ -47,7 +47,8 @@ def flex_attend(qkv, bias, *, window, shift, scale, cosine=False, pad=0.0, dropo
         s = s + bias[h, i, j]
         return torch.where(sides[b % windows, i] == sides[b % windows, j], s, s - 100.0) if any(shift) else s
 
-    out = flex_attention(q * scale, k, v, score_mod=score, scale=1.0)
+    options = {"FORCE_USE_FLEX_ATTENTION": True}  # short sequences would be taken for decoding, which cannot look tables up
+    out = flex_attention(q * scale, k, v, score_mod=score, scale=1.0, kernel_options=options)
     out = from_windows(out.transpose(1, 2).flatten(2).unflatten(0, (-1, windows)), window, grid)
     return out.roll(shift, (1, 2))[:, :H, :W]
 

@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from swinkit.kernels.gpu import blocks, plan, whole
+from swinkit.kernels.gpu import blocks, mlp, plan, whole
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
@@ -40,15 +40,58 @@ class Variant:
     shifted: bool = True
     padded: bool = False
     dim: int = 32
+    factor: str = "fp32"
+    """The type of a number: torch.compile passes fp64."""
 
     def __str__(self):
         marks = ("-shifted" if self.shifted else "") + ("-padded" if self.padded else "")
+        marks += "-fp64" if self.factor == "fp64" else ""
         return f"{self.kernel}-w{self.window[0]}-d{self.dim}-{TYPES[self.dtype]}-sm{self.chip}{marks}"
 
     @property
     def call(self):
         extra, shift = int(self.padded), self.window[0] // 2 * self.shifted
         return plan.Call(2, 2 * self.window[0] + extra, 2 * self.window[1] + extra, 6, self.dim, self.window, (shift, shift))
+
+    def compiled(self):
+        """What Triton makes of it."""
+        kernel = getattr(whole if self.call.whole else blocks, self.kernel)
+        launch = plan.launch(self.kernel, self.call, self.dtype, self.chip // 10)
+        flags = self.call.flags(WINDOWS[self.window], WINDOWS[self.window]) | launch.sizes | {"BIAS": True}
+        types = dict.fromkeys(NUMBERS, "i32") | {"factor": self.factor}
+        types |= dict.fromkeys(IN_THE_DTYPE_OF_QKV, "*" + TYPES[self.dtype])
+        return made(kernel, flags, types, launch, self.chip)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kernel of an MLP with hidden channels four times as many."""
+
+    kernel: str
+    channels: int
+    chip: int
+    dtype: torch.dtype = torch.bfloat16
+
+    def __str__(self):
+        return f"{self.kernel}-c{self.channels}-{TYPES[self.dtype]}-sm{self.chip}"
+
+    def compiled(self):
+        """What Triton makes of it."""
+        launch = plan.tiles(self.kernel, self.channels)
+        flags = launch.sizes | {"C": self.channels, "F": 4 * self.channels, "KEEP": True}
+        kernel = getattr(mlp, self.kernel)
+        types = dict.fromkeys(kernel.arg_names, "*" + TYPES[self.dtype]) | {"M": "i32", "bias_grad": "*fp32"}
+        return made(kernel, flags, types, launch, self.chip)
+
+
+def made(kernel, flags, types, launch, chip):
+    """What Triton makes of a kernel with these flags; what has no type points to float32."""
+    flags = {name: value for name, value in flags.items() if name in kernel.arg_names}
+    types = {name: types.get(name, "*fp32") for name in kernel.arg_names if name not in flags}
+    aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(kernel.arg_names) if types.get(name, "").startswith("*")}
+    source = ASTSource(kernel, {name: types.get(name, "constexpr") for name in kernel.arg_names}, flags, aligned)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
 
 
 @dataclass(frozen=True)
@@ -59,40 +102,15 @@ class Use:
     shared: int
 
 
-def compiled(variant):
-    """What Triton makes of a variant."""
-    call = variant.call
-    kernel = getattr(whole if call.whole else blocks, variant.kernel)
-    launch = plan.launch(variant.kernel, call, variant.dtype, variant.chip // 10)
-    flags = call.flags(WINDOWS[variant.window], WINDOWS[variant.window]) | launch.sizes | {"BIAS": True}
-    flags = {name: value for name, value in flags.items() if name in kernel.arg_names}
-    source = ASTSource(kernel, {name: _type(name, flags, variant.dtype) for name in kernel.arg_names}, flags, _aligned(kernel, flags))
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-    return triton.compile(source, target=GPUTarget("cuda", variant.chip, 32), options=options)
-
-
-def _type(name, flags, dtype):
-    if name in flags:
-        return "constexpr"
-    if name in (*NUMBERS, "factor"):
-        return "fp32" if name == "factor" else "i32"
-    return "*" + (TYPES[dtype] if name in IN_THE_DTYPE_OF_QKV else "fp32")
-
-
-def _aligned(kernel, flags):
-    pointers = [at for at, name in enumerate(kernel.arg_names) if name not in (*flags, *NUMBERS, "factor")]
-    return {(at,): [["tt.divisibility", 16]] for at in pointers}
-
-
 def use(variant):
     """Registers per thread, bytes of stack and local memory (spills) and of shared memory."""
-    made = compiled(variant)
+    binary = variant.compiled()
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(made.asm["cubin"])
+        cubin.write_bytes(binary.asm["cubin"])
         told = subprocess.run([triton.knobs.nvidia.cuobjdump.path, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
     numbers = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", told)}
-    return Use(numbers["REG"], numbers["STACK"], numbers["LOCAL"], made.metadata.shared)
+    return Use(numbers["REG"], numbers["STACK"], numbers["LOCAL"], binary.metadata.shared)
 
 
 def kernels_of(window):
@@ -100,14 +118,18 @@ def kernels_of(window):
 
 
 def variants(everything=False):
-    """The shifted variants in bfloat16 on both chips and the largest in float32; or all."""
+    """The shifted variants in bfloat16 on both chips, the largest in float32, what torch.compile makes of one, and MLPs; or all."""
+    products = [Product(kernel, channels, chip) for kernel in plan.TILES for channels in (96, 128, 192, 384, 1024) for chip in (80, 90)]
     if everything:
         options = product(WINDOWS, (torch.bfloat16, torch.float16, torch.float32), (80, 90), (True, False))
-        return [Variant(kernel, window, dtype, chip, shifted) for window, dtype, chip, shifted in options for kernel in kernels_of(window)]
+        every = [Variant(kernel, window, dtype, chip, shifted) for window, dtype, chip, shifted in options for kernel in kernels_of(window)]
+        return every + products
     half = [
         Variant(kernel, window, torch.bfloat16, chip) for window in list(WINDOWS)[:3] for chip in (80, 90) for kernel in kernels_of(window)
     ]
-    return [*half, *(Variant(kernel, window, torch.float32, 90) for window in ((7, 7), (16, 16)) for kernel in kernels_of(window))]
+    single = [Variant(kernel, window, torch.float32, 90) for window in ((7, 7), (16, 16)) for kernel in kernels_of(window)]
+    wide = [Variant(kernel, (7, 7), torch.bfloat16, 90, factor="fp64") for kernel in kernels_of((7, 7))]
+    return [*half, *single, *wide, *products]
 
 
 def main():

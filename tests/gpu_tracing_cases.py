@@ -8,7 +8,7 @@ from torch._library.triton import get_triton_kernels_for_op
 from torch._subclasses import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 
-from swinkit.kernels.gpu import ops
+from swinkit.kernels.gpu import mlp_ops, ops
 
 HEADS, DIM = 3, 32
 WRITTEN = {
@@ -39,21 +39,31 @@ def attention(window, qkv, bias, pad, scale, grad):
 
 
 def traced(window):
-    """The kernels in the graph that Inductor would get."""
-    graphs, tokens = [], window[0] * window[1]
+    """The kernels of attention in the graph that Inductor would get."""
+    tokens = window[0] * window[1]
+    with FakeTensorMode(), torch.no_grad():
+        qkv = torch.empty(2, 2 * window[0], 2 * window[1] + 1, 3, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
+        bias, pad = torch.empty(HEADS, tokens, tokens, device="cuda"), torch.empty(3, HEADS, DIM, device="cuda")
+        grad = torch.empty(*qkv.shape[:3], HEADS * DIM, device="cuda", dtype=torch.bfloat16)
+        return kernels(lambda *given: attention(window, *given), qkv, bias, pad, torch.empty(HEADS, 1, 1, device="cuda"), grad)
+
+
+def kernels(function, *given):
+    """The kernels in the graph of a function."""
+    graphs = []
 
     def keep(graph, _inputs):
         graphs.append(graph)
         raise SeenError
 
-    with FakeTensorMode(), torch.no_grad():
-        qkv = torch.empty(2, 2 * window[0], 2 * window[1] + 1, 3, HEADS, DIM, device="cuda", dtype=torch.bfloat16)
-        bias, pad = torch.empty(HEADS, tokens, tokens, device="cuda"), torch.empty(3, HEADS, DIM, device="cuda")
-        grad = torch.empty(*qkv.shape[:3], HEADS * DIM, device="cuda", dtype=torch.bfloat16)
-        function = aot_function(lambda *given: attention(window, *given), fw_compiler=keep)
-        with pytest.raises(SeenError):
-            function(qkv, bias, pad, torch.empty(HEADS, 1, 1, device="cuda"), grad)
+    with pytest.raises(SeenError):
+        aot_function(function, fw_compiler=keep)(*given)
     return [node for node in graphs[0].graph.nodes if "triton_kernel_wrapper" in str(node.target)]
+
+
+def mlp(x, expanding, expanding_bias, contracting, contracting_bias, grad):
+    out, hidden = mlp_ops.forward(x, expanding, expanding_bias, contracting, contracting_bias, True)
+    return out, mlp_ops.backward(grad, x, hidden, expanding, contracting, [True] * 5)
 
 
 @pytest.fixture
@@ -67,8 +77,18 @@ def test_the_compiler_sees_the_kernels_and_what_they_write(window):
     assert [node.kwargs["tensors_to_clone"] for node in traced(window)] == WRITTEN[window]
 
 
+@pytest.mark.usefixtures("_driver")
+def test_the_compiler_sees_the_kernels_of_an_mlp():
+    with FakeTensorMode(), torch.no_grad():
+        shapes = ((2, 7, 96), (384, 96), (384,), (96, 384), (96,), (2, 7, 96))
+        seen = kernels(mlp, *(torch.empty(shape, device="cuda", dtype=torch.bfloat16) for shape in shapes))
+    assert [node.kwargs["tensors_to_clone"] for node in seen] == [["out", "hidden"], ["hidden_grad", "out", "bias_grad"]]
+
+
 def test_pytorch_finds_the_kernels_in_the_source():
     """So that what it compiled and kept is out of date when a kernel changes."""
     assert not ops.INTERPRETED
     assert len(get_triton_kernels_for_op("swinkit::gpu_window_attention")) == 2
     assert len(get_triton_kernels_for_op("swinkit::gpu_window_attention_backward")) == 4
+    assert len(get_triton_kernels_for_op("swinkit::gpu_mlp")) == 1
+    assert len(get_triton_kernels_for_op("swinkit::gpu_mlp_backward")) == 1

@@ -11,13 +11,13 @@ from swinkit.kernels.gpu.tile import dot
 
 BOUND = tl.constexpr(4.6)
 """Beyond it the normal distribution is 0 or 1."""
-HALF_LOG2E = tl.constexpr(0.7213475204444817)
-INVERSE_ROOT_2PI = tl.constexpr(0.3989422804014327)
+SLOPE_BOUND = tl.constexpr(5.0)
+"""Beyond it GELU's derivative is 0 or 1."""
 
 
 @triton.jit
 def gelu(x):
-    """x Phi(x) and Phi(x) of float32, the former within 1.1e-5, which is a hundredth of a step of half precision at 1.
+    """x Phi(x) of float32 within 1.1e-5, a hundredth of a step of half precision at 1.
 
     Phi(y) - 1/2 is odd, so it is y P(y^2); on [-BOUND, BOUND] P is a polynomial whose ends are right. A NaN stays one.
     """
@@ -33,8 +33,29 @@ def gelu(x):
     p = z * p + 5.413687506e-02
     p = z * p + -7.575576642e-02
     p = z * p + 1.535434369e-01
-    phi = y * p + 0.5
-    return above * phi, phi
+    return above * (y * p + 0.5)
+
+
+@triton.jit
+def gelu_slope(x):
+    """The derivative of GELU, Phi(x) + x phi(x), of float32 within 1.3e-5; less 1/2 it is odd too.
+
+    A second polynomial takes fewer registers than the exponential, and less time.
+    """
+    y = tl.minimum(tl.maximum(x, -SLOPE_BOUND, propagate_nan=tl.PropagateNan.ALL), SLOPE_BOUND, propagate_nan=tl.PropagateNan.ALL)
+    z = y * y * (2 / (SLOPE_BOUND * SLOPE_BOUND)) - 1
+    p = z * -2.055810184e-02 + 4.653232524e-02
+    p = z * p + -2.812750821e-02
+    p = z * p + 2.118802418e-02
+    p = z * p + -6.808211107e-02
+    p = z * p + 9.515142059e-02
+    p = z * p + -8.549795048e-02
+    p = z * p + 7.707946447e-02
+    p = z * p + -7.151963967e-02
+    p = z * p + 6.682725067e-02
+    p = z * p + -7.512373666e-02
+    p = z * p + 1.421305628e-01
+    return y * p + 0.5
 
 
 @triton.jit
@@ -65,7 +86,7 @@ def expand(
     at, inside = m[:, None] * F + f[None, :], (m < M)[:, None] & (f < F)[None, :]
     if KEEP:
         tl.store(hidden + at, h, mask=inside)
-    tl.store(out + at, gelu(h.to(tl.float32))[0].to(out.dtype.element_ty), mask=inside)
+    tl.store(out + at, gelu(h.to(tl.float32)).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -87,8 +108,7 @@ def contract_backward(
         total += dot(a, b)
     at, inside = m[:, None] * F + f[None, :], (m < M)[:, None] & (f < F)[None, :]
     h = tl.load(hidden + at, mask=inside, other=0.0).to(tl.float32)
-    g, phi = gelu(h)
-    tl.store(out + at, g.to(out.dtype.element_ty), mask=inside)
-    h_grad = total.to(grad.dtype.element_ty).to(tl.float32) * (phi + h * (tl.exp2(h * h * -HALF_LOG2E) * INVERSE_ROOT_2PI))
+    tl.store(out + at, gelu(h).to(out.dtype.element_ty), mask=inside)
+    h_grad = total.to(grad.dtype.element_ty).to(tl.float32) * gelu_slope(h)
     tl.store(hidden_grad + at, h_grad.to(hidden_grad.dtype.element_ty), mask=inside)
     tl.store(bias_grad + row * F + f, tl.sum(h_grad, 0), mask=f < F)

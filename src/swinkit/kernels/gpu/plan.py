@@ -108,7 +108,7 @@ HOPPER = 9
 WARPS_AND_STAGES = {
     # kernel for whole windows: half precision, float32
     "forward": ((4, 3), (8, 1)),
-    "backward": ((4, 2), (8, 1)),
+    "backward": ((4, 3), (8, 1)),
 }
 BLOCKS = {
     # kernel for blocks of windows: queries, keys, warps and stages in half precision, then in float32
