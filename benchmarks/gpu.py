@@ -52,7 +52,10 @@ class Found:
         self.all = {"environment": environment, "checks": {}, "timings": {}, "left_out": []}
         kept = options.out.with_suffix(".json")
         if options.resume and kept.exists():
-            self.all |= {name: json.loads(kept.read_text())[name] for name in ("checks", "timings")}
+            before = json.loads(kept.read_text())
+            if before["environment"]["gpus"] != environment["gpus"]:
+                sys.exit(f"{kept} is of {before['environment']['gpus']}, and this is {environment['gpus']}; choose another --out.")
+            self.all |= {name: before[name] for name in ("checks", "timings")}
 
     def write(self):
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -146,8 +149,8 @@ def check(options):
     return subprocess.Popen([sys.executable, script, *(["--dry-run"] if options.dry_run else [])], stdout=subprocess.PIPE, text=True)
 
 
-def wait(workers, checks, seconds):
-    """Until everything is compiled or the time is up, after which nothing may disturb the clock."""
+def wait(found, workers, checks, seconds):
+    """Until everything is compiled and checked or the time is up, after which nothing may disturb the clock."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and (any(worker.waiting for worker in workers) or checks.poll() is None):
         for worker in workers:
@@ -158,7 +161,9 @@ def wait(workers, checks, seconds):
             worker.process.kill()
     if checks.poll() is None:
         checks.kill()
-    return [json.loads(line) for line in checks.communicate()[0].splitlines() if line.startswith("{")]
+        found.all["left_out"].append("checks: no time for those that are not listed")
+    for line in checks.communicate()[0].splitlines():
+        found.all["checks"] |= json.loads(line) if line.startswith("{") else {}
 
 
 def compare(found, workers, name, training, batch, options):
@@ -211,8 +216,7 @@ def main():
         (name, training, batch) for at in range(9) for training, sizes in batches for batch in sizes[at : at + 1] for name in options.models
     ]
     turns = sum(2 * (options.stretch + 0.5) * len(worker.waiting) for worker in workers)
-    for line in wait(workers, check(options), options.seconds - turns):
-        found.all["checks"] |= line
+    wait(found, workers, check(options), options.seconds - turns)
     print(f"{time.monotonic() - began:.0f} s of compiling", flush=True)
     for name, training, batch in groups:
         if time.monotonic() - began < options.seconds - 5:

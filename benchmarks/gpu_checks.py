@@ -182,9 +182,9 @@ def packaged(bench):
 
 def main():
     bench = Checks("--dry-run" in sys.argv)
-    check_kernels(bench)
-    check_mlps(bench)
     check_operations(bench)
+    check_mlps(bench)
+    check_kernels(bench)
 
 
 def small(bench, attend):

@@ -117,6 +117,11 @@ def stretch(step, count):
     return time.perf_counter() - start
 
 
+def first_line(problem):
+    """Of what went wrong."""
+    return next(iter(str(problem).strip().splitlines()), "")[:300]
+
+
 # The backward pass is compiled before the forward pass runs, so that no activations wait for it.
 torch._functorch.config.force_non_lazy_backward_lowering = True
 
@@ -134,6 +139,6 @@ def work(pipe: Connection, places, name, training, contenders, batches, dry):
                 pipe.send((contender, batch, None))
             except Exception as problem:
                 traceback.print_exc()
-                pipe.send((contender, batch, f"{type(problem).__name__}: {str(problem).strip()[:300]}"))
+                pipe.send((contender, batch, f"{type(problem).__name__}: {first_line(problem)}"))
     while (asked := pipe.recv()) is not None:
         pipe.send(benches[asked[0]].clock(*asked[1:]))

@@ -1,4 +1,4 @@
-"""Functions with the signature of `model.window_attention`, and the one choice between them."""
+"""What a model computes with: functions with the signature of `model.window_attention`, and the one choice between them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def choose(device: str = "cpu") -> Kernel:
 
 FUSED = {
     "cpu": "one pass over the map in C++, forward and backward, without copies or scores in memory",
-    "cuda": "one pass over the map in Triton, forward and backward, without copies or scores in memory",
+    "cuda": "one pass over the map in Triton, forward and backward, without copies or scores in memory; MLPs in half precision with GELU "
+    "at the end of a product",
 }
 """Kind of device -> what runs there."""
 
