@@ -43,6 +43,82 @@ def _poisoned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *given, **options: empty(*given, **options).fill_(float("nan")))
 
 
+class Quantised(torch.Tensor):
+    """A weight with arithmetic of its own."""
+
+
+def of_float32(mlp, x):
+    mlp.float()
+    return x.float()
+
+
+def of_odd_channels(mlp, x):
+    mlp.fc1, mlp.fc2 = nn.Linear(24, 96, dtype=x.dtype), nn.Linear(96, 24, dtype=x.dtype)
+    return x[:, :24].contiguous()
+
+
+def without_tokens(mlp, x):
+    return x[:0]
+
+
+def of_two_dtypes(mlp, x):
+    mlp.fc2.bias = nn.Parameter(mlp.fc2.bias.float())
+    mlp.fc2.forward = lambda hidden: F.linear(hidden, mlp.fc2.weight)
+    return x
+
+
+def hooked(mlp, x):
+    mlp.fc1.register_forward_hook(lambda *_: None)
+    return x
+
+
+def hooked_before(mlp, x):
+    mlp.drop.register_forward_pre_hook(lambda *_: None)
+    return x
+
+
+def dropping(mlp, x):
+    mlp.drop.p = 0.5
+    return x
+
+
+def dropping_in_inference(mlp, x):
+    mlp.drop.p = 0.5
+    mlp.eval().drop.train()
+    return x
+
+
+def with_another_dropout(mlp, x):
+    mlp.drop = nn.AlphaDropout(0.0)
+    return x
+
+
+def without_bias(mlp, x):
+    mlp.fc2.bias = None
+    return x
+
+
+def with_another_layer(mlp, x):
+    mlp.fc1 = type("Adapted", (nn.Linear,), {})(32, 128, dtype=x.dtype)
+    return x
+
+
+def with_a_forward_of_its_own(mlp, x):
+    mlp.fc2.forward = lambda hidden: hidden[..., :32]
+    return x
+
+
+def with_quantised_weights(mlp, x):
+    mlp.fc1.weight = nn.Parameter(mlp.fc1.weight.detach().as_subclass(Quantised))
+    return x
+
+
+ODD = (
+    of_float32, of_odd_channels, without_tokens, of_two_dtypes, hooked, hooked_before, dropping, dropping_in_inference,
+    with_another_dropout, without_bias, with_another_layer, with_a_forward_of_its_own, with_quantised_weights,
+)  # fmt: skip
+
+
 class TestMlp:
     @pytest.mark.parametrize("dtype", BOUND)
     @pytest.mark.parametrize(
@@ -126,24 +202,32 @@ class TestMlp:
         with pytest.raises(SwinkitError, match="second derivatives"):
             first.sum().backward()
 
-    @pytest.mark.parametrize("odd", ["float32", "channels", "hook", "dropout", "no bias", "another layer", "forward", "empty"])
-    def test_what_is_not_usual_goes_the_way_of_the_definition(self, odd):
-        mlp = layer(
-            24 if odd == "channels" else 32, 128, torch.float32 if odd == "float32" else torch.bfloat16, drop=0.5 * (odd == "dropout")
-        )
-        x = torch.randn(0 if odd == "empty" else 3, mlp.fc1.in_features).to(mlp.fc1.weight.dtype)
-        called = []
-        if odd == "hook":
-            mlp.fc1.register_forward_hook(lambda *_: called.append("hook"))
-        elif odd == "no bias":
-            mlp.fc2.bias = None
-        elif odd == "another layer":
-            mlp.fc1 = type("Linear8", (nn.Linear,), {})(32, 128).bfloat16()
-        elif odd == "forward":
-            mlp.fc2.forward = lambda x: called.append("forward") or x[..., :32]
+    @pytest.mark.parametrize("change", ODD, ids=lambda change: change.__name__)
+    def test_what_is_not_usual_goes_the_way_of_the_definition(self, change):
+        mlp, x = layer(32, 128, torch.bfloat16), torch.randn(3, 32).bfloat16()
+        assert gpu.feed(mlp, x) is not None
+        x = change(mlp, x)
         assert gpu.feed(mlp, x) is None
         assert mlp(x).shape == x.shape
-        assert bool(called) == (odd in ("hook", "forward"))
+
+    @pytest.mark.parametrize("register", ["register_module_forward_hook", "register_module_forward_pre_hook"])
+    def test_hooks_of_all_modules_are_called(self, register):
+        seen = []
+        handle = getattr(nn.modules.module, register)(lambda module, *_: seen.append(type(module)))
+        try:
+            layer(32, 128, torch.bfloat16)(torch.randn(3, 32).bfloat16())
+        finally:
+            handle.remove()
+        assert seen.count(nn.Linear) == 2
+
+    def test_wrong_channels_are_refused_as_ever(self):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            layer(32, 128, torch.bfloat16)(torch.randn(5, 64).bfloat16())
+
+    def test_float64_stays_wide_under_autocast(self):
+        mlp, x = layer(32, 128, torch.float64), torch.randn(3, 32, dtype=torch.float64)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert mlp(x).dtype == torch.float64
 
 
 class TestEmbed:
@@ -156,6 +240,7 @@ class TestEmbed:
         mine, plain = PatchEmbed(config, gpu.attend), PatchEmbed(config)
         plain.load_state_dict(mine.state_dict())
         x = torch.randn(2, 3, *size)
+        assert gpu.embed(mine, F.pad(x, (0, 8 - size[1] % 4, 0, 8 - size[0] % 4))) is not None
         for channels_last in (False, True):
             image = x.contiguous(memory_format=torch.channels_last) if channels_last else x
             told = [embedding(image) for embedding in (mine, plain)]
@@ -164,31 +249,70 @@ class TestEmbed:
             torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
         assert mine(x).is_contiguous()
 
-    def test_another_convolution_goes_its_own_way(self):
-        patches = PatchEmbed(SwinConfig(img_size=8, embed_dim=8, depths=(1,), num_heads=(1,), window_size=2), gpu.attend)
-        patches.proj = nn.Conv2d(3, 8, kernel_size=4, stride=4, padding=2)
-        assert gpu.embed(patches, torch.randn(1, 3, 8, 8)) is None
-        assert patches(torch.randn(1, 3, 8, 8)).shape == (1, 3, 3, 8)
+    @pytest.mark.parametrize("odd", ["padding", "stride", "dilation", "groups", "hook", "channels", "weight"])
+    def test_another_convolution_goes_its_own_way(self, odd):
+        patches = PatchEmbed(SwinConfig(img_size=8, embed_dim=9, depths=(1,), num_heads=(1,), window_size=2), gpu.attend)
+        x = torch.randn(1, 3, 8, 8)
+        assert gpu.embed(patches, x) is not None
+        options = {"padding": 2} if odd == "padding" else {"dilation": 2} if odd == "dilation" else {"groups": 3} if odd == "groups" else {}
+        if odd == "hook":
+            patches.proj.register_forward_hook(lambda *_: None)
+        elif odd == "weight":
+            patches.proj.weight = nn.Parameter(patches.proj.weight.detach().as_subclass(Quantised))
+        elif odd == "channels":
+            x = x[:, :2]
+        else:
+            patches.proj = nn.Conv2d(3, 9, kernel_size=4, stride=2 if odd == "stride" else 4, **options)
+        assert gpu.embed(patches, x) is None
+
+
+def small(version, **changes):
+    """A model with the kernels, and the same one with the definition."""
+    sizes = {"img_size": 16, "patch_size": 2, "embed_dim": 16, "depths": (2,), "num_heads": (1,), "window_size": 4}
+    config = SwinConfig(version=version, num_classes=3, drop_path_rate=0.0, **sizes | changes)
+    torch.manual_seed(0)
+    fused, plain = SwinTransformer(config, gpu.attend), SwinTransformer(config, window_attention)
+    plain.load_state_dict(fused.state_dict())
+    return fused, plain
+
+
+def check_gradients(run, fused, plain, dtype=torch.bfloat16):
+    x = torch.randn(2, 3, 16, 16)
+    for model in (run, plain):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            out = model(x)
+        F.cross_entropy(out.float(), torch.tensor([0, 2])).backward()
+    for mine, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+        bound = (2e-5 if dtype is None else 0.05) * theirs.grad.abs().max().item() + 1e-6
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0.1, atol=bound)
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_compiled_model_in_half_precision_has_one_graph(version):
-    sizes = {"img_size": 16, "patch_size": 2, "embed_dim": 16, "depths": (2,), "num_heads": (1,), "window_size": 4}
-    config = SwinConfig(version=version, num_classes=3, drop_path_rate=0.0, **sizes)
-    torch.manual_seed(0)
-    fused, plain = SwinTransformer(config, gpu.attend), SwinTransformer(config, window_attention)
-    plain.load_state_dict(fused.state_dict())
-    x, targets = torch.randn(2, 3, 16, 16), []
+    (fused, plain), targets = small(version), []
     compiled = torch.compile(
         fused, fullgraph=True, backend=lambda graph, _: targets.extend(node.target for node in graph.graph.nodes) or graph
     )
-    for model in (compiled, plain):
-        with torch.autocast("cpu", torch.bfloat16):
-            out = model(x)
-        F.cross_entropy(out.float(), torch.tensor([0, 2])).backward()
-    for mine, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0.1, atol=3e-2 * theirs.grad.abs().max().item() + 1e-6)
+    check_gradients(compiled, fused, plain)
     assert sum("gpu_mlp" in str(target) for target in targets) == 2
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("version", [1, 2])
+def test_checkpointed_stages(version, dtype):
+    fused, plain = small(version)
+    fused.set_grad_checkpointing()
+    check_gradients(fused, fused, plain, dtype)
+
+
+def test_an_export_in_half_precision_keeps_the_operations_and_any_batch():
+    fused, plain = (model.eval().bfloat16() for model in small(1))
+    x = torch.randn(5, 3, 16, 16).bfloat16()
+    program = torch.export.export(fused, (x[:2],), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=64)}})
+    names = [str(node.target) for node in program.graph.nodes]
+    assert sum("gpu_mlp" in name for name in names) == sum("gpu_window_attention" in name for name in names) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), plain(x), rtol=0, atol=2e-2)
 
 
 def test_triton_is_interpreted():

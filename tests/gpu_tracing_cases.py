@@ -3,9 +3,11 @@
 import pytest
 import torch
 import triton
+from torch._dynamo.source import ConstantSource
 from torch._functorch.aot_autograd import aot_function
 from torch._library.triton import get_triton_kernels_for_op
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from triton.backends.compiler import GPUTarget
 
 from swinkit.kernels.gpu import mlp_ops, ops
@@ -83,6 +85,29 @@ def test_the_compiler_sees_the_kernels_of_an_mlp():
         shapes = ((2, 7, 96), (384, 96), (384,), (96, 384), (96,), (2, 7, 96))
         seen = kernels(mlp, *(torch.empty(shape, device="cuda", dtype=torch.bfloat16) for shape in shapes))
     assert [node.kwargs["tensors_to_clone"] for node in seen] == [["out", "hidden"], ["hidden_grad", "out", "bias_grad"]]
+
+
+@pytest.mark.usefixtures("_driver")
+def test_the_batch_of_a_traced_mlp_is_any():
+    sizes, graphs = ShapeEnv(), []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        raise SeenError
+
+    any_batch = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, DimDynamic.STATIC, DimDynamic.STATIC])
+    given = torch.empty(6, 7, 96, device="meta", dtype=torch.bfloat16)
+    mode = FakeTensorMode(shape_env=sizes)
+    symbolic = mode.from_tensor(given, symbolic_context=any_batch, source=ConstantSource("x"))
+    with mode, torch.no_grad():
+        batch = symbolic.new_empty(symbolic.shape, device="cuda")
+        weights = [torch.empty(shape, device="cuda", dtype=torch.bfloat16) for shape in ((384, 96), (384,), (96, 384), (96,))]
+        with pytest.raises(SeenError):
+            aot_function(lambda x: mlp(x, *weights, x), fw_compiler=keep, dynamic=True)(batch)
+    assert not sizes.replacements
+    seen = [node for node in graphs[0].graph.nodes if "triton_kernel_wrapper" in str(node.target)]
+    assert len(seen) == 2
+    assert all(not isinstance(node.kwargs["grid"][0][0], int) for node in seen)
 
 
 def test_pytorch_finds_the_kernels_in_the_source():

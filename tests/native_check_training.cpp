@@ -70,8 +70,9 @@ double check(const LayerShape &s, int isa, int dtype) {
     Values x((size_t)s.rows * s.inputs, half && !s.x_wide), weight((size_t)s.outputs * s.inputs, false), bias(s.outputs, false);
     Values y((size_t)s.rows * s.outputs, half, false), y_grad(y.count, half && !s.y_grad_wide), x_grad(x.count, half && !s.x_wide, false);
     Values weight_grad(weight.count, false, false), bias_grad(s.outputs, false, false), norm_weight(s.inputs, false), norm_bias(s.inputs, false);
-    swk_linear job{s.rows, s.inputs, s.outputs, s.gelu, half && s.x_wide, 1e-5f, s.normed ? norm_weight.as() : nullptr, norm_bias.as(), x.as<void>(), weight.as(), bias.as(), y.as<void>(),
-                   half && s.y_grad_wide, half && s.x_wide, y_grad.as<void>(), x_grad.as<void>(), weight_grad.as(), bias_grad.as(), s.threads, nullptr};
+    Values residual(y.count, half);
+    swk_linear job{s.rows, s.inputs, s.outputs, s.gelu, half && s.x_wide, 1e-5f, s.normed ? norm_weight.as() : nullptr, norm_bias.as(), x.as<void>(), weight.as(), bias.as(),
+                   s.x_wide ? nullptr : residual.as<void>(), y.as<void>(), half && s.y_grad_wide, half && s.x_wide, y_grad.as<void>(), x_grad.as<void>(), weight_grad.as(), bias_grad.as(), s.threads, nullptr};
     if (swk_linear_forward(isa, dtype, &job) || swk_linear_backward(isa, dtype, &job)) return NAN;
     return y.size() + x_grad.size() + weight_grad.size() + bias_grad.size();
 }
@@ -85,8 +86,9 @@ double check(const NormShape &s, int isa, int dtype) {
     random_bits.seed(11);
     Values x((size_t)s.rows * s.channels, half), weight(s.channels, false), bias(s.channels, false), y(x.count, half, false);
     Values y_grad(x.count, half), x_grad(x.count, half, false), weight_grad(s.channels, false, false), bias_grad(s.channels, false, false);
-    swk_norm job{s.rows, s.channels, 1e-5f, x.as<void>(), weight.as(), bias.as(), y.as<void>(), y_grad.as<void>(), x_grad.as<void>(),
-                 weight_grad.as(), bias_grad.as(), s.threads, nullptr};
+    Values passed(x.count, half);
+    swk_norm job{s.rows, s.channels, 1e-5f, x.as<void>(), weight.as(), bias.as(), y.as<void>(), y_grad.as<void>(),
+                 s.threads > 1 ? passed.as<void>() : nullptr, x_grad.as<void>(), weight_grad.as(), bias_grad.as(), s.threads, nullptr};
     if (swk_norm_forward(isa, dtype, &job) || swk_norm_backward(isa, dtype, &job)) return NAN;
     return y.size() + x_grad.size() + weight_grad.size() + bias_grad.size();
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as every_module
 
 
 def transforming() -> bool:
@@ -27,3 +28,21 @@ def hooked(module: nn.Module) -> bool:
     """Whether a module does something when it is called that its own function does not."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(hooks) or "forward" in vars(module)
+
+
+def all_hooked() -> bool:
+    """Whether there are hooks for the modules of all models."""
+    forward = every_module._global_forward_hooks or every_module._global_forward_pre_hooks
+    return bool(forward or every_module._global_backward_hooks or every_module._global_backward_pre_hooks)
+
+
+def dropping(module: nn.Module) -> bool:
+    """Whether a layer that stands for dropout does something, or may: only Dropout and Identity are known."""
+    if type(module) is nn.Dropout:
+        return module.training and module.p > 0
+    return type(module) is not nn.Identity
+
+
+def plain(tensor: Tensor | None) -> bool:
+    """Whether a tensor is numbers and no subclass with arithmetic of its own, such as a quantised one; in exports stand-ins are as good."""
+    return tensor is None or type(tensor) in (Tensor, nn.Parameter) or torch.compiler._is_exporting_flag

@@ -67,9 +67,12 @@ def _plain_backward(
 
 def native(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, gelu: bool) -> bool:
     """Whether the C++ library takes these. It takes others too, but is faster only in whole panels of channels."""
-    if not _takes_weight(weight, dtype) or not _takes_rows(x, weight.shape[1], dtype, gelu):
-        return False
-    return bias is None or (is_plain_float(bias) and bias.shape == weight.shape[:1])
+    return takes_weights(weight, bias, dtype) and _takes_rows(x, weight.shape[1], dtype, gelu)
+
+
+def takes_weights(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> bool:
+    """The same of a layer alone, for rows of its size."""
+    return _takes_weight(weight, dtype) and (bias is None or (is_plain_float(bias) and bias.shape == weight.shape[:1]))
 
 
 def in_memory(tensor: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The forward pass of training: linear layers and LayerNorm in C++ on a CPU, and in less memory if wanted.
+"""The forward pass of training: linear layers, LayerNorm and V1's whole branches in C++ on a CPU, and in less memory if wanted.
 
 In lean memory, what LayerNorm and GELU give is not kept for the backward pass but computed again. Both are cheap next to the linear layer
 that takes their output and would keep it: of a block's activations, about 40 % need not be there.
@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from swinkit.fields import require
-from swinkit.kernels import norms, products
-from swinkit.kernels.ordinary import checkpointing, hooked, transforming
-from swinkit.model import Mlp
+from swinkit.kernels import branches, norms, products
+from swinkit.kernels.ordinary import all_hooked, checkpointing, dropping, hooked, transforming
+from swinkit.model import Mlp, SwinBlock
 
 MADE: MutableMapping[Tensor, tuple[norms.Normed, Sequence[Tensor], list[int]]] = WeakTensorKeyDictionary()
 """LayerNorm's output -> how it can be made again, from which tensors, and the versions of the output and of these."""
@@ -41,8 +41,9 @@ def training(model: nn.Module, memory: str = "full") -> Iterator[None]:
         return
     with ExitStack() as stack:
         stack.enter_context(_Layers(lean=memory == "lean"))
+        stack.enter_context(_become(_BranchBlock, SwinBlock, model))
         if memory == "lean":
-            stack.enter_context(_lean_mlps([module for module in model.modules() if type(module) is Mlp]))
+            stack.enter_context(_become(_LeanMlp, Mlp, model))
         yield
 
 
@@ -113,14 +114,33 @@ def _made(input: Tensor) -> tuple[norms.Normed | None, Sequence[Tensor]]:
 
 
 @contextmanager
-def _lean_mlps(layers: list[Mlp]) -> Iterator[None]:
+def _become(kind: type[nn.Module], usual: type[nn.Module], model: nn.Module) -> Iterator[None]:
+    """The model's layers of a usual kind are of one that computes the same."""
+    layers = [module for module in model.modules() if type(module) is usual]
     try:
         for layer in layers:
-            layer.__class__ = _LeanMlp
+            layer.__class__ = kind
         yield
     finally:
         for layer in layers:
-            layer.__class__ = Mlp
+            layer.__class__ = usual
+
+
+class _BranchBlock(SwinBlock):
+    """What a model's blocks are: on a CPU, V1's two branches are a function each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        usual = _recording(x) and x.device.type == "cpu" and type(self.mlp) in (Mlp, _LeanMlp)
+        dtype = _dtype(x)
+        if not usual or not branches.takes(self, x, dtype):
+            return super().forward(x)
+        x = branches.attend(self, x, self.shift((x.shape[1], x.shape[2])), dtype)
+        return branches.feed(self, x, dtype)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies outlive the context, so they are usual ones."""
+        return object.__new__, (SwinBlock,), self.__dict__
 
 
 class _LeanMlp(Mlp):
@@ -134,8 +154,8 @@ class _LeanMlp(Mlp):
 
     def _is_usual(self) -> bool:
         """Whether nothing would be missed by going around `drop` and `fc2`."""
-        dropping = self.training and self.drop.p > 0
-        return type(self.fc2) is nn.Linear and not dropping and not hooked(self.fc2) and not hooked(self.drop)
+        hooks = all_hooked() or hooked(self.fc2) or hooked(self.drop)
+        return type(self.fc2) is nn.Linear and not dropping(self.drop) and not hooks
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies outlive the context, so they are usual ones."""

@@ -77,9 +77,10 @@ def _sizes(qkv: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (*grid, heads * dim), (*grid, heads)
 
 
-def _forward(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift: Size, cosine: bool) -> tuple[Tensor, Tensor]:
+def forward(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift: Size, cosine: bool) -> tuple[Tensor, Tensor]:
+    """As `attend`, with all tensors of full size and scale (K): the output and its log-sum-exp (B, H, W, K), which the way back takes."""
     if not has(qkv.dtype):  # bfloat16 on a machine without its instructions
-        out, lse = _forward(qkv.float(), bias, pad, scale, window, shift, cosine)
+        out, lse = forward(qkv.float(), bias, pad, scale, window, shift, cosine)
         return out.to(qkv.dtype), lse
     qkv, bias, pad, scale = (tensor.contiguous() for tensor in (qkv, bias, pad, scale))
     sizes, lse_sizes = _sizes(qkv)
@@ -95,12 +96,13 @@ def _(qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, window: Size, shift
     return qkv.new_empty(sizes), qkv.new_empty(lse_sizes, dtype=torch.float32)
 
 
-def _backward(
+def backward(
     grad: Tensor, qkv: Tensor, bias: Tensor, pad: Tensor, scale: Tensor, lse: Tensor, window: Size, shift: Size, cosine: bool,
     scale_wanted: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of qkv, bias, pad and scale, zeros where that of scale is not wanted, from the gradient of the output."""
     if not has(qkv.dtype):
-        wide = _backward(grad.float(), qkv.float(), bias, pad, scale, lse, window, shift, cosine, scale_wanted)
+        wide = backward(grad.float(), qkv.float(), bias, pad, scale, lse, window, shift, cosine, scale_wanted)
         return wide[0].to(qkv.dtype), *wide[1:]
     names = ("out_grad", "qkv", "bias", "pad", "scale", "lse")
     given = {name: tensor.contiguous() for name, tensor in zip(names, (grad, qkv, bias, pad, scale, lse), strict=True)}
@@ -132,8 +134,8 @@ def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ..
     return (*torch.ops.swinkit.cpu_window_attention_backward(*inputs), None, None, None)
 
 
-torch.library.impl(NAME, "CPU", _forward)
-torch.library.impl(BACKWARD, "CPU", _backward)
+torch.library.impl(NAME, "CPU", forward)
+torch.library.impl(BACKWARD, "CPU", backward)
 torch.library.register_autograd(NAME, _differentiate, setup_context=_save)
 
 

@@ -19,7 +19,7 @@ NOTE = FOLDER / "not_built.txt"
 ISA_VARIABLE = "SWINKIT_CPU_ISA"
 """Environment variable that asks for a lesser instruction set than the machine has."""
 
-VERSION = 6
+VERSION = 7
 """SWK_VERSION of the interface that is described here."""
 FLOAT32, BFLOAT16, INT8 = 0, 1, 2
 OK, NO_MEMORY = 0, 1
@@ -66,7 +66,7 @@ class Linear(Structure):
         ("rows", c_long),
         *((name, c_int) for name in ("inputs", "outputs", "gelu", "x_wide")),
         ("norm_epsilon", c_float),
-        *((name, c_void_p) for name in ("norm_weight", "norm_bias", "x", "weight", "bias", "y")),
+        *((name, c_void_p) for name in ("norm_weight", "norm_bias", "x", "weight", "bias", "residual", "y")),
         ("y_grad_wide", c_int),
         ("x_grad_wide", c_int),
         *((name, c_void_p) for name in ("y_grad", "x_grad", "weight_grad", "bias_grad")),
@@ -82,7 +82,7 @@ class Norm(Structure):
         ("rows", c_long),
         ("channels", c_int),
         ("epsilon", c_float),
-        *((name, c_void_p) for name in ("x", "weight", "bias", "y", "y_grad", "x_grad", "weight_grad", "bias_grad")),
+        *((name, c_void_p) for name in ("x", "weight", "bias", "y", "y_grad", "passed", "x_grad", "weight_grad", "bias_grad")),
         ("threads", c_int),
         ("parallel", c_void_p),
     )

@@ -20,13 +20,17 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return out
 
 
-def backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias, the same for any number of threads; grad (..., C) contiguous in the dtype of x."""
+def backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float, passed: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias, the same for any number of threads; grad (..., C) contiguous in the dtype of x.
+
+    passed: (..., C), contiguous and in the dtype of x, is added to the gradient of x.
+    """
     x_grad, weight_grad, bias_grad = empty(x.shape, x.dtype), torch.empty_like(weight), torch.empty_like(weight)
     job = _job(x, weight, eps)
     job.y_grad, job.x_grad, job.weight_grad, job.bias_grad = (
         tensor.data_ptr() for tensor in (grad, x_grad, weight_grad, bias_grad)
     )  # fmt: skip
+    job.passed = None if passed is None else passed.data_ptr()
     run(library.load().swk_norm_backward, x.dtype, job)
     return x_grad, weight_grad, bias_grad
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from swinkit.config import Size
 from swinkit.errors import InputError
-from swinkit.kernels.gpu.layers import embed, feed
+from swinkit.kernels.gpu.layers import embed, feed, on_device_of
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MOST = 24
@@ -41,7 +41,8 @@ def attend(
 
     padding = pad if isinstance(pad, Tensor) else qkv.new_full(qkv.shape[3:], pad)
     factors, factor = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
-    return ops.forward(qkv, bias, padding, factors, factor, list(window), list(shift), cosine)[0]  # type: ignore[no-any-return]
+    with on_device_of(qkv):
+        return ops.forward(qkv, bias, padding, factors, factor, list(window), list(shift), cosine)[0]  # type: ignore[no-any-return]
 
 
 attend.feed = feed  # type: ignore[attr-defined]

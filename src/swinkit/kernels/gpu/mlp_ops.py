@@ -25,11 +25,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     hidden_channels, channels = expanding.shape
     rows = x.reshape(-1, channels).contiguous()
-    out = rows.new_empty(len(rows), hidden_channels)
+    out = rows.new_empty(rows.shape[0], hidden_channels)
     hidden = torch.empty_like(out) if keep else rows.new_empty(0)
     launch = plan.tiles("expand", channels)
     wrap_triton(expand)[(_programs(launch, rows, hidden_channels),)](
-        rows, expanding.contiguous(), expanding_bias.contiguous(), out, hidden, len(rows),
+        rows, expanding.contiguous(), expanding_bias.contiguous(), out, hidden, rows.shape[0],
         C=channels, F=hidden_channels, KEEP=keep, **launch.options(),
     )  # fmt: skip
     return torch.addmm(contracting_bias, out, contracting.t()).view(x.shape), hidden
@@ -40,7 +40,7 @@ def _programs(launch: plan.Launch, rows: Tensor, hidden_channels: int) -> int:
 
 
 def _blocks(launch: plan.Launch, rows: Tensor) -> int:
-    return -(-len(rows) // launch.sizes["BLOCK_M"])
+    return -(-rows.shape[0] // launch.sizes["BLOCK_M"])  # not len, which would fix the batch of a traced function
 
 
 def _backward(
@@ -52,7 +52,7 @@ def _backward(
     launch = plan.tiles("contract_backward", channels)
     parts = hidden.new_empty(_blocks(launch, rows), hidden_channels, dtype=torch.float32)
     wrap_triton(contract_backward)[(_programs(launch, rows, hidden_channels),)](
-        grad_rows, contracting.contiguous(), hidden, hidden_grad, out, parts, len(rows),
+        grad_rows, contracting.contiguous(), hidden, hidden_grad, out, parts, rows.shape[0],
         C=channels, F=hidden_channels, **launch.options(),
     )  # fmt: skip
     return (

@@ -178,10 +178,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    needed = ctx.needs_input_grad
-    scale = ctx.saved_tensors[-1]
-    grads = torch.ops.swinkit.gpu_window_attention_backward(grad, *ctx.saved_tensors, *ctx.rest, needed[1])
-    wanted = (True, needed[1], True, scale is not None)
+    needed, saved = ctx.needs_input_grad, ctx.saved_tensors  # asked for once: a checkpointed stage computes them for that
+    grads = torch.ops.swinkit.gpu_window_attention_backward(grad, *saved, *ctx.rest, needed[1])
+    wanted = (True, needed[1], True, saved[-1] is not None)
     return (*(value if there else None for value, there in zip(grads, wanted, strict=True)), None, None, None, None)
 
 

@@ -18,6 +18,7 @@ enum class Store {
     map,         // out[row] = sum, in rows that lie `stride` apart
     wide_map,    // the same in float
     gelu_map,    // the same times the derivative of GELU at aux[row], an operand in rows that lie `stride` apart
+    sum_map,     // out[row] = sum + aux[row], likewise
 };
 
 struct Result {
@@ -74,6 +75,14 @@ template <class T, int R> INLINE void times_gelu_slope(Vec (&sum)[R][COLS], cons
         for (int v = 0; v < COLS; v++) sum[r][v] = sum[r][v] * gelu_slope<T>(load(at + r * to.stride + v * LANES));
 }
 
+template <class T, int R> INLINE void plus_map(Vec (&sum)[R][COLS], const Result &to, int row, int column) {
+    const T *at = (const T *)to.aux + row * to.stride + column;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < COLS; v++) sum[r][v] += load(at + r * to.stride + v * LANES);
+}
+
 template <class T, int R> INLINE void finish(Vec (&sum)[R][COLS], const Result &to, int row, int column) {
     float *out = (float *)to.out + (long)row * PANEL + column;
     switch (to.how) {
@@ -113,6 +122,10 @@ template <class T, int R> INLINE void finish(Vec (&sum)[R][COLS], const Result &
     case Store::wide_map: to_map<float>(sum, to, row, column); break;
     case Store::gelu_map:
         times_gelu_slope<T>(sum, to, row, column);
+        to_map<T>(sum, to, row, column);
+        break;
+    case Store::sum_map:
+        plus_map<T>(sum, to, row, column);
         to_map<T>(sum, to, row, column);
         break;
     }
@@ -211,9 +224,19 @@ INLINE void dot(Vec (&sum)[R][COLS], const u8 *a, long stride, const u8 *b, int 
 }
 #endif
 
+// What the sums meet in the end comes from memory, its rows far apart.
+template <class T, int R> INLINE void ask_for_aux(const Result &to, int row, int column) {
+    if (to.how != Store::gelu_map && to.how != Store::sum_map) return;
+    const T *at = (const T *)to.aux + row * to.stride + column;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < COLS * LANES; c += LINE / (int)sizeof(T)) __builtin_prefetch(at + r * to.stride + c);
+}
+
 template <class T, int R>
 __attribute__((noinline)) void tile(const T *a, long stride, const T *b, int depth, const Result &to, int row, int column, const char *next) {
     Vec sum[R][COLS];
+    ask_for_aux<typename Made<T>::Type, R>(to, row, column);
     dot(sum, a, stride, b, depth, to, row, column, next);
     finish<typename Made<T>::Type>(sum, to, row, column);
 }

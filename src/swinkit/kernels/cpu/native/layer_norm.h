@@ -42,9 +42,9 @@ template <class T> void norm_rows(const NormJob &j, long first, int rows) {
     }
 }
 
-// One row's gradient; g = y_grad * weight, n = (x - mean) / deviation: x_grad = (g - mean(g) - n * mean(g * n)) / deviation. What it adds
+// One row's gradient, added to what `passed` holds, if anything; g = y_grad * weight, n = (x - mean) / deviation: x_grad = (g - mean(g) - n * mean(g * n)) / deviation. What it adds
 // to those of weight and bias goes to `sums`, [2][channels].
-template <class T> INLINE void norm_row_back(const NormJob &j, const T *x, const T *y_grad, T *x_grad, float *sums) {
+template <class T> INLINE void norm_row_back(const NormJob &j, const T *x, const T *y_grad, const T *passed, T *x_grad, float *sums) {
     const Statistics s = moments(x, j.channels, j.epsilon);
     const Vec mean = set1(s.mean), inverse = set1(s.inverse);
     Vec plain = set1(0.f), crossed = set1(0.f);
@@ -61,6 +61,7 @@ template <class T> INLINE void norm_row_back(const NormJob &j, const T *x, const
             const int at = c + v * LANES;
             const Vec n = (load(x + at) - mean) * inverse;
             out[v] = (load(y_grad + at) * load(j.weight + at) - a - n * b) * inverse;
+            if (passed) out[v] += load(passed + at);
         }
         put(x_grad + c, out);
     }
@@ -69,7 +70,7 @@ template <class T> INLINE void norm_row_back(const NormJob &j, const T *x, const
 template <class T> void norm_rows_back(const NormJob &j, long first, int rows, float *sums) {
     for (int c = 0; c < 2 * j.channels; c++) sums[c] = 0.f;
     for (long at = first * j.channels; rows > 0; rows--, at += j.channels)
-        norm_row_back(j, (const T *)j.x + at, (const T *)j.y_grad + at, (T *)j.x_grad + at, sums);
+        norm_row_back(j, (const T *)j.x + at, (const T *)j.y_grad + at, j.passed ? (const T *)j.passed + at : nullptr, (T *)j.x_grad + at, sums);
 }
 
 }  // namespace

@@ -81,7 +81,7 @@ INLINE size_t normed_bytes(const LinearJob &j) { return j.norm_weight ? sizeof(f
 template <class From, class Take> INLINE void each_input_of(const LinearJob &j, long first, int rows, char *scratch, Take take) {
     const From *x = (const From *)j.x + first * j.inputs;
     if (!j.norm_weight) return take(x, 0, rows);
-    NormJob norm{NORMED, j.inputs, j.norm_epsilon, nullptr, j.norm_weight, j.norm_bias, scratch, nullptr, nullptr, nullptr, nullptr, 1, nullptr};
+    NormJob norm{NORMED, j.inputs, j.norm_epsilon, nullptr, j.norm_weight, j.norm_bias, scratch, nullptr, nullptr, nullptr, nullptr, nullptr, 1, nullptr};
     for (int at = 0; at < rows; at += NORMED) {
         const int count = smaller_of(NORMED, rows - at);
         norm.x = x + (long)at * j.inputs;
@@ -102,6 +102,7 @@ template <class T> struct Target {
     T *narrow;
     float *wide;      // instead
     const T *slopes;  // GELU's derivative at these is a factor
+    const T *addend;  // these are added
     int columns;
     bool streams;
 };
@@ -114,12 +115,12 @@ INLINE bool streams(const void *matrix, long rows, long row_bytes) {
 
 template <class T>
 INLINE void multiply_into(const T *a, int rows, long room, const T *b, int depth, const float *bias, int panel, const Target<T> &to, float *lines) {
-    Result result{to.slopes ? Store::gelu_map : to.wide ? Store::wide_map : Store::map};
+    Result result{to.slopes ? Store::gelu_map : to.addend ? Store::sum_map : to.wide ? Store::wide_map : Store::map};
     const int offset = panel * PANEL, columns = smaller_of(PANEL, to.columns - offset);
     result.bias = bias, result.streams = to.streams;
     if (columns == PANEL) {
         result.out = to.wide ? (void *)(to.wide + offset) : (void *)(to.narrow + offset);
-        result.aux = to.slopes ? to.slopes + offset : nullptr;
+        result.aux = to.slopes ? to.slopes + offset : to.addend ? to.addend + offset : nullptr;
         result.stride = to.columns;
         product(a, rows, room * PANEL, b, depth, result);
         return;
@@ -134,6 +135,11 @@ INLINE void multiply_into(const T *a, int rows, long room, const T *b, int depth
             widen(to.slopes + at, columns, 1, slope);
             for (int d = 0; d < PANEL; d += LANES) store(line + d, load(line + d) * gelu_slope<T>(load(slope + d)));
         }
+        if (to.addend) {
+            alignas(64) float addend[PANEL];
+            widen(to.addend + at, columns, 1, addend);
+            for (int d = 0; d < PANEL; d += LANES) store(line + d, load(line + d) + load(addend + d));
+        }
         if (to.wide) narrow(line, columns, to.wide + at);
         else narrow(line, columns, to.narrow + at);
     }
@@ -145,7 +151,8 @@ template <class T> void linear_rows(const LinearJob &j, long first, int rows, co
     float *lines = arena.take<float>((size_t)rows * PANEL);
     take_input(j, first, rows, arena.take<char>(normed_bytes(j)), operand, rows);
     const int depth = even<T>(j.inputs);
-    const Target<T> to{(T *)j.y + first * j.outputs, nullptr, nullptr, j.outputs, streams(j.y, j.rows, j.outputs * (long)sizeof(T))};
+    const T *residual = j.residual ? (const T *)j.residual + first * j.outputs : nullptr;
+    const Target<T> to{(T *)j.y + first * j.outputs, nullptr, nullptr, residual, j.outputs, streams(j.y, j.rows, j.outputs * (long)sizeof(T))};
     for (int p = 0; p < swk::panels_of(j.outputs); p++)
         multiply_into(operand, rows, rows, (const T *)packed + (long)p * depth * PANEL, depth, bias + p * PANEL, p, to, lines);
     fence();
@@ -202,7 +209,7 @@ template <class T> void linear_input_grad(const LinearJob &j, const swk::Chunk &
     const long at = (chunk.first + from) * j.inputs;
     const int depth = even<T>(j.outputs);
     const Target<T> target{j.x_grad_wide ? nullptr : (T *)j.x_grad + at, j.x_grad_wide ? (float *)j.x_grad + at : nullptr,
-                           j.gelu ? (const T *)j.x + at : nullptr, j.inputs,
+                           j.gelu ? (const T *)j.x + at : nullptr, nullptr, j.inputs,
                            streams(j.x_grad, j.rows, j.inputs * (long)(j.x_grad_wide ? sizeof(float) : sizeof(T)))};
     for (int p = 0; p < swk::panels_of(j.inputs); p++)
         multiply_into((const T *)chunk.grad + (long)from * PANEL, to - from, chunk.room, (const T *)packed + (long)p * depth * PANEL, depth,

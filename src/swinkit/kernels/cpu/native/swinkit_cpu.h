@@ -77,6 +77,7 @@ typedef struct {
     const void *x;        // (rows, inputs)
     const float *weight;  // (outputs, inputs)
     const float *bias;    // (outputs), or null
+    const void *residual; // (rows, outputs): added to y, or null; of the given dtype
     void *y;              // (rows, outputs)
     int y_grad_wide, x_grad_wide;
     const void *y_grad;
@@ -96,6 +97,7 @@ typedef struct {
     const float *bias;    // (channels); not looked at by the backward pass
     void *y;              // (rows, channels)
     const void *y_grad;
+    const void *passed;   // (rows, channels): added to x_grad, as the gradient that came along beside the norm; or null
     void *x_grad;
     float *weight_grad, *bias_grad;
     int threads;
@@ -103,7 +105,7 @@ typedef struct {
 } swk_norm;
 
 // Changes with this file, so that Python does not call a library of another.
-#define SWK_VERSION 6
+#define SWK_VERSION 7
 SWK_API int swk_version(void);
 
 SWK_API int swk_isa(void);                  // the best instruction set that this machine and this library share
