@@ -53,8 +53,9 @@ class Found:
         kept = options.out.with_suffix(".json")
         if options.resume and kept.exists():
             before = json.loads(kept.read_text())
-            if before["environment"]["gpus"] != environment["gpus"]:
-                sys.exit(f"{kept} is of {before['environment']['gpus']}, and this is {environment['gpus']}; choose another --out.")
+            for what in ("gpus", "versions", "gpu_versions"):
+                if before["environment"][what] != environment[what]:
+                    sys.exit(f"{kept} is of {before['environment'][what]}, and this is {environment[what]}; choose another --out.")
             self.all |= {name: before[name] for name in ("checks", "timings")}
 
     def write(self):
@@ -73,7 +74,7 @@ def markdown(found):
         lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
         lines += [row for group, results in groups.items() for row in rows(group, results)]
     left_out = [f"- {what}" for what in found["left_out"]] or ["nothing"]
-    return "\n".join([*lines, "", "Left out:", "", *left_out]) + "\n"
+    return "\n".join([*lines, "", "Left out:", "", *left_out, *(["", *found["notes"]] if found.get("notes") else [])]) + "\n"
 
 
 def in_words(result):
@@ -119,8 +120,12 @@ class Worker:
             self.waiting = []
 
     def clock(self, *asked):
-        self.pipe.send(asked)
-        return self.pipe.recv()
+        """What was measured, or what went wrong, in words."""
+        try:
+            self.pipe.send(asked)
+            return self.pipe.recv()
+        except (EOFError, BrokenPipeError):
+            return "the process ended"
 
     def stop(self):
         if self.process.is_alive():
@@ -181,11 +186,15 @@ def compare(found, workers, name, training, batch, options):
     for worker, contender in 2 * turns:
         result = results.get(str(contender), {})
         if "rates" in result:
-            rates, peak = worker.clock(contender, batch, options.stretch)
-            result["rates"] += rates
-            result["peak_mib"] = max(result["peak_mib"], peak)
+            told = worker.clock(contender, batch, options.stretch)
+            if isinstance(told, str):
+                results[str(contender)] = {"failed": told}
+                continue
+            result["rates"] += told[0]
+            result["peak_mib"] = max(result["peak_mib"], told[1])
     if results:
-        found.all["timings"].setdefault(mode, {})[f"{name}, {batch}"] = results
+        results = found.all["timings"].setdefault(mode, {}).setdefault(f"{name}, {batch}", {}) | results
+        found.all["timings"][mode][f"{name}, {batch}"] = results
         print("\n".join(rows(f"{mode}, {name}, {batch}", results)), flush=True)
     found.write()
 

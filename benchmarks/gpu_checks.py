@@ -112,9 +112,14 @@ def check_mlps(bench):
 
 def check_operations(bench):
     def opcheck():
+        from swinkit.kernels.gpu import mlp_ops, ops  # noqa: F401 (which register the operations)
+
         arguments = (torch.randn(1, 5, 4, 3, 2, 16), torch.randn(2, 16, 16), torch.randn(3, 2, 16), torch.rand(2, 1, 1))
         arguments = [tensor.to(bench.device).requires_grad_() for tensor in arguments]
         torch.library.opcheck(torch.ops.swinkit.gpu_window_attention.default, (*arguments, 1.0, [4, 4], [2, 2], True))
+        shapes = ((5, 32), (128, 32), (128,), (32, 128), (32,))
+        arguments = [torch.randn(shape, device=bench.device, dtype=torch.bfloat16).requires_grad_() for shape in shapes]
+        torch.library.opcheck(torch.ops.swinkit.gpu_mlp.default, (*arguments, True))
         return {"opcheck": "passed"}
 
     def export():
@@ -127,14 +132,21 @@ def check_operations(bench):
     def training():
         fused, plain = small(bench, gpu.attend), small(bench, window_attention)
         plain.load_state_dict(fused.state_dict())
-        ends = [losses(bench, model, 2 if bench.dry else 20)[-1] for model in (fused, plain)]
-        assert abs(ends[0] - ends[1]) < 2e-2 * abs(ends[1]), ends
-        return {"last loss": f"{ends[0]:.5f}", "of the definition": f"{ends[1]:.5f}"}
+        told = {}
+        for dtype, bound in ((None, 2e-2), (torch.bfloat16, 0.1)):
+            ends = [losses(bench, copy.deepcopy(model), 2 if bench.dry else 20, dtype)[-1] for model in (fused, plain)]
+            assert abs(ends[0] - ends[1]) < bound * max(abs(ends[1]), 0.1), ends
+            kind = str(dtype or torch.float32)[6:]
+            told |= {f"last loss in {kind}": f"{ends[0]:.5f}", f"of the definition in {kind}": f"{ends[1]:.5f}"}
+        return told
 
     def one_graph():
         model = small(bench, gpu.attend)
         run = torch.compile(model, fullgraph=True, backend="aot_eager" if bench.dry else "inductor")
-        F.cross_entropy(run(images(bench, model, 2)), torch.zeros(2, dtype=torch.int64, device=bench.device)).backward()
+        for dtype in (None, torch.bfloat16):
+            with torch.autocast(bench.device, dtype, enabled=dtype is not None):
+                out = run(images(bench, model, 2))
+            F.cross_entropy(out.float(), torch.zeros(2, dtype=torch.int64, device=bench.device)).backward()
         return {"graph breaks": 0}
 
     def flex():
@@ -172,11 +184,12 @@ class Checks:
 
 
 def packaged(bench):
-    """AOTInductor: the exported model without Python."""
-    model = small(bench, gpu.attend).eval()
-    x = images(bench, model, 2)
+    """AOTInductor: the exported model without Python, in bfloat16 and for any batch."""
+    model = small(bench, gpu.attend).eval().bfloat16()
+    x = images(bench, model, 5).bfloat16()
     with torch.no_grad():
-        made = torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(torch.export.export(model, (x,))))
+        program = torch.export.export(model, (x[:2],), dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=64)}})
+        made = torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(program))
         return {"largest difference": f"{(made(x) - model(x)).abs().max().item():.1e}"}
 
 
@@ -201,11 +214,13 @@ def images(bench, model, batch):
     return torch.randn(batch, 3, height, width, device=bench.device)
 
 
-def losses(bench, model, steps):
+def losses(bench, model, steps, dtype=None):
     x, told = images(bench, model, 8), []
     optimizer, labels = torch.optim.AdamW(model.parameters(), lr=3e-4), torch.arange(8, device=bench.device) % 4
     for _ in range(steps):
-        loss = F.cross_entropy(model(x), labels)
+        with torch.autocast(bench.device, dtype, enabled=dtype is not None):
+            out = model(x)
+        loss = F.cross_entropy(out.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -90,19 +90,28 @@ class Bench:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
+    def own_bytes(self, batch):
+        """Weights, what the optimizer keeps, and the images of a batch; whatever else the process holds belongs to other measurements."""
+        states = self.optimizer.state.values() if self.optimizer else ()
+        kept = [*self.model.parameters(), *self.model.buffers(), *(tensor for state in states for tensor in state.values())]
+        image = images(self, self.model, 1).to(next(self.model.parameters()).dtype)
+        return sum(tensor.nbytes for tensor in kept if tensor.is_cuda) + batch * image.nbytes
+
     def clock(self, batch, seconds):
-        """Images per second in some stretches of a tenth of a second, and the peak of memory in MiB."""
+        """Images per second in some stretches of a tenth of a second, and the peak of this model's memory in MiB."""
         if self.dry:
             self.steps[batch]()
             return [], 0.0
         step = self.steps[batch]
         step()
+        torch.cuda.synchronize()
+        others = torch.cuda.memory_allocated() - self.own_bytes(batch)
         torch.cuda.reset_peak_memory_stats()
         once, rates = stretch(step, 1), []
         count, end = max(1, round(0.1 / once)), time.perf_counter() + seconds
         while not rates or time.perf_counter() < end:
             rates.append(batch * count / stretch(step, count))
-        peak = torch.cuda.max_memory_allocated() / 2**20
+        peak = (torch.cuda.max_memory_allocated() - others) / 2**20
         self.tidy()
         return rates, peak
 
@@ -141,4 +150,8 @@ def work(pipe: Connection, places, name, training, contenders, batches, dry):
                 traceback.print_exc()
                 pipe.send((contender, batch, f"{type(problem).__name__}: {first_line(problem)}"))
     while (asked := pipe.recv()) is not None:
-        pipe.send(benches[asked[0]].clock(*asked[1:]))
+        try:
+            pipe.send(benches[asked[0]].clock(*asked[1:]))
+        except Exception as problem:
+            traceback.print_exc()
+            pipe.send(f"{type(problem).__name__}: {first_line(problem)}")
