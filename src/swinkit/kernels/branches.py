@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from swinkit.config import Size
 from swinkit.kernels import norms, products
-from swinkit.kernels.ordinary import all_hooked, dropping, hooked
+from swinkit.kernels.ordinary import all_hooked, dropping, hooked, once_differentiable
 from swinkit.model import DropPath, SwinBlock, WindowAttention
 
 Norm = tuple[Tensor, Tensor, float]
@@ -28,31 +28,45 @@ class Layout(NamedTuple):
     scale: float
 
 
-def takes(block: SwinBlock, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a block's branches can be computed here: layers as the model builds them, without hooks and dropout, on plain tensors."""
+def takes(block: SwinBlock, x: Tensor, shift: Size, dtype: torch.dtype) -> bool:
+    """Whether a block's branches can be computed here: layers as the model builds them, without hooks and dropout, on plain tensors.
+
+    dtype: what linear layers compute in, under autocast or not.
+    """
     attn, mlp = block.attn, block.mlp
+    if block.config.version != 1 or type(attn) is not WindowAttention or type(block.drop_path) is not DropPath or not x.requires_grad:
+        return False
+    if x.dtype != dtype or not (dtype == torch.float32 or torch.is_autocast_enabled("cpu")):
+        return False
     parts = (block.norm1, block.norm2, attn, attn.qkv, attn.proj, attn.proj_drop, mlp, mlp.fc1, mlp.fc2, mlp.drop, block.drop_path)
-    if block.config.version != 1 or x.dtype != dtype or any(hooked(part) for part in parts) or all_hooked():
+    if any(hooked(part) for part in parts) or all_hooked() or _dropping(block) or not _fused(block, shift):
         return False
-    if type(attn) is not WindowAttention or type(block.drop_path) is not DropPath or not _fused(block) or _dropping(block):
-        return False
-    return all(_takes_branch(norm, first, last, x, dtype) for norm, first, last in (
-        (block.norm1, attn.qkv, attn.proj), (block.norm2, mlp.fc1, mlp.fc2)
-    ))  # fmt: skip
+    channels, hidden = x.shape[-1], mlp.fc1.weight.shape[0]
+    first, second = (attn.qkv, attn.proj, 3 * channels, channels), (mlp.fc1, mlp.fc2, hidden, hidden)
+    return _takes_branch(block.norm1, *first, x, dtype) and _takes_branch(block.norm2, *second, x, dtype)
 
 
-def _fused(block: SwinBlock) -> bool:
+def _fused(block: SwinBlock, shift: Size) -> bool:
+    """Whether attention and MLP are what they are by default."""
     from swinkit import kernels
 
-    return block.attn.attend is kernels.attend and block.mlp.feed is kernels.feed and block.attn.qkv.bias is not None
+    attn = block.attn
+    if attn.attend is not kernels.attend or block.mlp.feed is not kernels.feed or type(attn.scale()) not in (int, float):
+        return False
+    inside = all(0 <= moved < side for moved, side in zip(shift, attn.window, strict=True))
+    return inside and attn.qkv.bias is not None and attn.qkv_bias() is attn.qkv.bias
 
 
 def _dropping(block: SwinBlock) -> bool:
-    return (block.training and block.attn.attn_drop > 0) or dropping(block.attn.proj_drop) or dropping(block.mlp.drop)
+    return (block.attn.training and block.attn.attn_drop > 0) or dropping(block.attn.proj_drop) or dropping(block.mlp.drop)
 
 
-def _takes_branch(norm: nn.LayerNorm, first: nn.Linear, last: nn.Linear, x: Tensor, dtype: torch.dtype) -> bool:
+def _takes_branch(norm: nn.LayerNorm, first: nn.Linear, last: nn.Linear, outputs: int, inputs: int, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a norm and two layers follow one another: from C channels to `outputs`, and from `inputs` to C."""
+    channels = x.shape[-1]
     if type(norm) is not nn.LayerNorm or type(first) is not nn.Linear or type(last) is not nn.Linear:
+        return False
+    if first.weight.shape != (outputs, channels) or last.weight.shape != (channels, inputs):
         return False
     return norms.native(x, norm.normalized_shape, norm.weight, norm.bias) and all(
         products.takes_weights(layer.weight, layer.bias, dtype) for layer in (first, last)
@@ -61,9 +75,10 @@ def _takes_branch(norm: nn.LayerNorm, first: nn.Linear, last: nn.Linear, x: Tens
 
 def attend(block: SwinBlock, x: Tensor, shift: Size, dtype: torch.dtype) -> Tensor:
     """x (B, H, W, C) plus what its first branch makes of it."""
-    attn, norm = block.attn, block.norm1
-    layout = Layout(attn.heads, attn.window, shift, float(attn.qk_scale))
-    weights = (norm.weight, norm.bias, attn.qkv.weight, attn.qkv.bias, attn.bias(), attn.proj.weight, attn.proj.bias)
+    attn, norm, tokens = block.attn, block.norm1, block.attn.window[0] * block.attn.window[1]
+    layout = Layout(attn.heads, attn.window, shift, float(attn.scale()))
+    bias = attn.bias().float().expand(attn.heads, tokens, tokens)
+    weights = (norm.weight, norm.bias, attn.qkv.weight, attn.qkv.bias, bias, attn.proj.weight, attn.proj.bias)
     return _Attention.apply(x, _kept_share(block, x), norm.eps, layout, dtype, *weights)  # type: ignore[no-any-return]
 
 
@@ -77,7 +92,7 @@ def feed(block: SwinBlock, x: Tensor, dtype: torch.dtype) -> Tensor:
 def _kept_share(block: SwinBlock, x: Tensor) -> Tensor | None:
     """By what stochastic depth multiplies the branch of each sample, drawn as DropPath draws it; None: by nothing."""
     rate = block.drop_path.rate
-    if not block.training or rate == 0.0:
+    if not block.drop_path.training or rate == 0.0:
         return None
     return x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1 - rate).div_(1 - rate)
 
@@ -95,7 +110,7 @@ class _Branch(torch.autograd.Function):
     """The ends that both branches have in common on their way back."""
 
     @staticmethod
-    def last(ctx: Any, grad: Tensor, y: Tensor, weight: Tensor, gelu: bool, at: int) -> products.Grads:
+    def last(ctx: Any, grad: Tensor, y: Tensor | None, weight: Tensor, gelu: bool, at: int) -> products.Grads:
         """Through the branch's last layer, whose weight and bias are arguments `at` and the next."""
         from swinkit.kernels.cpu import linear
 
@@ -123,21 +138,22 @@ class _Attention(_Branch):
 
         norm_weight, norm_bias, qkv_weight, qkv_bias, bias, proj_weight, proj_bias = weights
         ctx.layout, ctx.dtype, ctx.eps = layout, dtype, eps
-        x, bias = x.contiguous(), bias.float().contiguous()
+        x, bias = x.contiguous(), bias.contiguous()
         qkv = linear.forward(x, qkv_weight, qkv_bias, dtype, norm=(norm_weight, norm_bias, eps))
         qkv = qkv.view(*x.shape[:-1], 3, layout.heads, -1)
         pad, factors = qkv_bias.view(qkv.shape[3:]), bias.new_full((layout.heads,), layout.scale)
         out, lse = attention.forward(qkv, bias, pad, factors, layout.window, layout.shift, False)
-        ctx.save_for_backward(x, *weights[:4], bias, proj_weight, qkv, factors, out, lse, *([share] if share is not None else []))
+        kept = out if proj_weight.requires_grad else None
+        ctx.save_for_backward(x, *weights[:4], bias, proj_weight, qkv, factors, kept, lse, *([share] if share is not None else []))
         return _add(x, share, out, proj_weight, proj_bias, dtype, False)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from swinkit.kernels.cpu import attention
 
         x, norm_weight, norm_bias, qkv_weight, qkv_bias, bias, proj_weight, qkv, factors, out, lse, *share = ctx.saved_tensors
-        layout, grad = ctx.layout, grad.contiguous()
+        layout, grad = ctx.layout, grad.resolve_neg().contiguous()
         out_grad, *proj_grads = _Branch.last(ctx, grad * share[0] if share else grad, out, proj_weight, False, 10)
         assert out_grad is not None
         pad, sizes = qkv_bias.view(qkv.shape[3:]), (layout.window, layout.shift, False)
@@ -163,10 +179,10 @@ class _Feed(_Branch):
         return _add(x, share, hidden, last_weight, last_bias, dtype, True)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, weight, last_weight, hidden, *share = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad = grad.resolve_neg().contiguous()
         hidden_grad, *last_grads = _Branch.last(ctx, grad * share[0] if share else grad, hidden, last_weight, True, 8)
         assert hidden_grad is not None
         x_grad, *grads = _Branch.first(ctx, hidden_grad, grad, x, (norm_weight, norm_bias, ctx.eps), weight, 6)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from swinkit.kernels.ordinary import once_differentiable
 from swinkit.kernels.products import PANEL, in_memory, is_plain_float
 
 
@@ -70,7 +71,7 @@ class _LayerNorm(torch.autograd.Function):
         return norm.forward(x, weight, bias, eps)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from swinkit.kernels.cpu import norm
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -46,3 +50,17 @@ def dropping(module: nn.Module) -> bool:
 def plain(tensor: Tensor | None) -> bool:
     """Whether a tensor is numbers and no subclass with arithmetic of its own, such as a quantised one; in exports stand-ins are as good."""
     return tensor is None or type(tensor) in (Tensor, nn.Parameter) or torch.compiler._is_exporting_flag
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """For the backward pass of an autograd function that has no second derivatives: asked for, they are refused.
+
+    PyTorch's own refuses them only where the gradient that comes in has a history; that of a plain sum has none.
+    """
+    once = torch.autograd.function.once_differentiable(backward)
+
+    @wraps(backward)
+    def guarded(ctx: Any, grad: Tensor) -> Any:
+        return once(ctx, grad.detach().requires_grad_() if torch.is_grad_enabled() else grad)
+
+    return guarded

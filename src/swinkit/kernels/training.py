@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from swinkit.fields import require
 from swinkit.kernels import branches, norms, products
-from swinkit.kernels.ordinary import all_hooked, checkpointing, dropping, hooked, transforming
+from swinkit.kernels.ordinary import all_hooked, checkpointing, dropping, hooked, once_differentiable, transforming
 from swinkit.model import Mlp, SwinBlock
 
 MADE: MutableMapping[Tensor, tuple[norms.Normed, Sequence[Tensor], list[int]]] = WeakTensorKeyDictionary()
@@ -32,8 +32,9 @@ def training(model: nn.Module, memory: str = "full") -> Iterator[None]:
     """A context for the forward pass of training `model`; the backward pass may come after it. Gradients are the plain ones up to rounding,
     without second derivatives where our layers take part.
 
-    memory: "full" keeps what PyTorch keeps; "lean" computes LayerNorm and GELU again. Without effect where a stage is checkpointed, which
-    keeps less still, and for compiled models, which `compiling` is for. Errors: ConfigError for another memory.
+    memory: "full" keeps what PyTorch keeps, but for V1's blocks on a CPU, which are lean in both; "lean" computes LayerNorm and GELU again.
+    Without effect where a stage is checkpointed, which keeps less still, and for compiled models, which `compiling` is for. Errors:
+    ConfigError for another memory.
     """
     require(memory in MEMORY, "memory", memory, "full or lean")
     if any(getattr(module, "grad_checkpointing", False) for module in model.modules()):
@@ -122,7 +123,7 @@ def _become(kind: type[nn.Module], usual: type[nn.Module], model: nn.Module) -> 
             layer.__class__ = kind
         yield
     finally:
-        for layer in layers:
+        for layer in (layer for layer in layers if type(layer) is kind):
             layer.__class__ = usual
 
 
@@ -131,12 +132,12 @@ class _BranchBlock(SwinBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        usual = _recording(x) and x.device.type == "cpu" and type(self.mlp) in (Mlp, _LeanMlp)
-        dtype = _dtype(x)
-        if not usual or not branches.takes(self, x, dtype):
+        if not _recording(x) or x.device.type != "cpu" or type(self.mlp) not in (Mlp, _LeanMlp):
             return super().forward(x)
-        x = branches.attend(self, x, self.shift((x.shape[1], x.shape[2])), dtype)
-        return branches.feed(self, x, dtype)
+        shift, dtype = self.shift((x.shape[1], x.shape[2])), _dtype(x)
+        if not branches.takes(self, x, shift, dtype):
+            return super().forward(x)
+        return branches.feed(self, branches.attend(self, x, shift, dtype), dtype)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies outlive the context, so they are usual ones."""
@@ -191,7 +192,7 @@ class _Linear(torch.autograd.Function):
         return products.forward(input, weight, bias, dtype, gelu)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *sources = ctx.saved_tensors
         input, norm = _input_of(ctx, sources, grad.device.type)
