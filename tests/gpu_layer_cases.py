@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from triton.runtime import interpreter
 
 from gpu_cases import differences
@@ -238,6 +239,16 @@ def test_an_export_in_half_precision_keeps_the_operations_and_any_batch():
     assert sum("gpu_mlp" in name for name in names) == sum("gpu_window_attention" in name for name in names) == 2
     with torch.no_grad():
         torch.testing.assert_close(program.module()(x), plain(x), rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_products_are_counted(version):
+    told = []
+    for model in small(version, img_size=20):
+        with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+            model(torch.randn(2, 3, 20, 20)).sum().backward()
+        told.append(counter.get_total_flops())
+    assert abs(told[0] - told[1]) < 0.02 * told[1]  # a convolution has no gradient for its images, a product's costs nothing then
 
 
 def test_triton_is_interpreted():

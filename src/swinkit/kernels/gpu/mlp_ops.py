@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from swinkit.kernels.gpu import ops, plan
+from swinkit.kernels.gpu.flops import count_mlp
 from swinkit.kernels.gpu.mlp import contract_backward, expand
 from swinkit.kernels.gpu.ops import wrap_triton
 
@@ -100,3 +101,4 @@ backward = ops.operation(
 )
 forward.register_autograd(_differentiate, setup_context=_save)
 backward.register_autograd(ops.no_second)
+count_mlp(torch.ops.swinkit.gpu_mlp, torch.ops.swinkit.gpu_mlp_backward)

@@ -18,6 +18,7 @@ from swinkit.kernels.gpu.blocks import forward as blocks_forward
 from swinkit.kernels.gpu.blocks import keys as blocks_keys
 from swinkit.kernels.gpu.blocks import pairs as blocks_pairs
 from swinkit.kernels.gpu.blocks import queries as blocks_queries
+from swinkit.kernels.gpu.flops import count_attention
 from swinkit.kernels.gpu.plan import Call
 from swinkit.kernels.gpu.whole import backward as whole_backward
 from swinkit.kernels.gpu.whole import forward as whole_forward
@@ -198,3 +199,5 @@ backward = operation(
 )
 forward.register_autograd(_differentiate, setup_context=_save)
 backward.register_autograd(no_second)
+count_attention(torch.ops.swinkit.gpu_window_attention, 2, qkv_at=0, window_at=5)
+count_attention(torch.ops.swinkit.gpu_window_attention_backward, 4, qkv_at=3, window_at=8)
