@@ -41,9 +41,8 @@ def takes(block: SwinBlock, x: Tensor, shift: Size, dtype: torch.dtype) -> bool:
     parts = (block.norm1, block.norm2, attn, attn.qkv, attn.proj, attn.proj_drop, mlp, mlp.fc1, mlp.fc2, mlp.drop, block.drop_path)
     if any(hooked(part) for part in parts) or all_hooked() or _dropping(block) or not _fused(block, shift):
         return False
-    channels, hidden = x.shape[-1], mlp.fc1.weight.shape[0]
-    first, second = (attn.qkv, attn.proj, 3 * channels, channels), (mlp.fc1, mlp.fc2, hidden, hidden)
-    return _takes_branch(block.norm1, *first, x, dtype) and _takes_branch(block.norm2, *second, x, dtype)
+    attention = _takes_branch(block.norm1, attn.qkv, attn.proj, 3, x, dtype) and attn.proj.weight.shape[1] % attn.heads == 0
+    return attention and _takes_branch(block.norm2, mlp.fc1, mlp.fc2, 1, x, dtype)
 
 
 def _fused(block: SwinBlock, shift: Size) -> bool:
@@ -61,12 +60,12 @@ def _dropping(block: SwinBlock) -> bool:
     return (block.attn.training and block.attn.attn_drop > 0) or dropping(block.attn.proj_drop) or dropping(block.mlp.drop)
 
 
-def _takes_branch(norm: nn.LayerNorm, first: nn.Linear, last: nn.Linear, outputs: int, inputs: int, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a norm and two layers follow one another: from C channels to `outputs`, and from `inputs` to C."""
+def _takes_branch(norm: nn.LayerNorm, first: nn.Linear, last: nn.Linear, ratio: int, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a norm and two layers follow one another, the first with `ratio` times as many outputs as the last takes."""
     channels = x.shape[-1]
     if type(norm) is not nn.LayerNorm or type(first) is not nn.Linear or type(last) is not nn.Linear:
         return False
-    if first.weight.shape != (outputs, channels) or last.weight.shape != (channels, inputs):
+    if first.weight.shape != (ratio * last.weight.shape[1], channels) or last.weight.shape[0] != channels:
         return False
     return norms.native(x, norm.normalized_shape, norm.weight, norm.bias) and all(
         products.takes_weights(layer.weight, layer.bias, dtype) for layer in (first, last)
