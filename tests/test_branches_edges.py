@@ -17,7 +17,7 @@ __all__ = ["taken"]
 
 WRONG = {
     "fc1": nn.Linear(64, 128), "fc2": nn.Linear(64, 32), "wide fc2": nn.Linear(256, 32), "qkv": nn.Linear(64, 96),
-    "narrow qkv": nn.Linear(32, 64), "proj": nn.Linear(64, 32),
+    "narrow qkv": nn.Linear(32, 64), "proj": nn.Linear(64, 32), "long fc2": nn.Linear(128, 64), "long proj": nn.Linear(32, 64),
 }  # fmt: skip
 
 
